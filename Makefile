@@ -1,0 +1,82 @@
+# Everything made here stays inside the checkout, and nothing needs root.
+
+VENV    := .venv
+PY      := $(VENV)/bin/python
+PIP     := $(PY) -m pip install -q --disable-pip-version-check --no-input
+PYTHON  ?= python3.11 python3
+PROMPT  ?= In the beginning
+WORKERS ?= 2
+ARGS    ?=
+
+# The least number of tests that must pass at each level: a suite that silently stops running a level
+# fails.
+EXPECT  ?= --expect fl=1
+
+# Nothing is fetched at run time, and no cache lands in the home folder (pip's own stays where it is).
+export HF_HUB_OFFLINE       := 1
+export TRANSFORMERS_OFFLINE := 1
+export HF_HOME              := $(CURDIR)/.cache/huggingface
+CACHED := XDG_CACHE_HOME="$(CURDIR)/.cache"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup run test test-all lint bench docs clean
+
+help:      ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup:     $(VENV)/.setup ## make .venv and install the project into it
+	@echo "$(VENV) is ready"
+
+run:       $(VENV)/.setup ## set up, then generate from a prompt (PROMPT="...", ARGS="...")
+	@$(CACHED) $(VENV)/bin/npu run --prompt "$(PROMPT)" $(ARGS)
+
+test:      $(VENV)/.test ## run the tests (WORKERS=2, ARGS="--level=cl -k mac_array")
+	$(CACHED) $(PY) -m pytest -n $(WORKERS) $(EXPECT) $(ARGS)
+
+test-all:  $(VENV)/.test ## run the tests, those marked nightly too
+	$(CACHED) $(PY) -m pytest -n $(WORKERS) --nightly $(EXPECT) $(ARGS)
+
+lint:      $(VENV)/.lint ## check style (ruff) and types (mypy)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench:     $(VENV)/.setup ## measure speed and cycle counts
+	$(CACHED) $(PY) -m npu.bench $(ARGS)
+
+docs:      $(VENV)/.setup ## regenerate the generated parts of the documentation
+	$(CACHED) $(PY) -m npu.docs $(ARGS)
+
+clean:     ## remove caches and build products (.venv stays)
+	rm -rf build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps lie inside .venv, so that they go when it goes; a changed setup.cfg or pyproject.toml
+# outdates them.
+
+$(VENV)/.setup: setup.cfg pyproject.toml
+	@$(PY) -m pip --version > /dev/null 2>&1 || { \
+	  for python in $(PYTHON) ""; do \
+	    [ -z "$$python" ] || ! "$$python" -c \
+	      'import sys; sys.exit( sys.version_info[:2] != ( 3, 11 ) )' > /dev/null 2>&1 || break; \
+	  done; \
+	  [ -n "$$python" ] || { \
+	    echo "make: Python 3.11 is needed; tried: $(PYTHON) (name one with PYTHON=...)" >&2; exit 1; }; \
+	  "$$python" -c 'import ensurepip, venv' 2> /dev/null || { \
+	    echo "make: $$python has no ensurepip, so it cannot make $(VENV)" \
+	         "(Debian and Ubuntu: the package python3.11-venv)" >&2; exit 1; }; \
+	  "$$python" -m venv $(VENV); }
+	@echo "installing into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.setup
+	@echo "installing the test tools into $(VENV) (torch is large)"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.setup
+	@echo "installing the lint tools into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Functional-level models: each block's pure numpy functions (the specification) and a component."""

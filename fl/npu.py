@@ -1,0 +1,370 @@
+"""The whole NPU, functional level: an instruction-set simulator on numpy memory.
+
+`NpuFL` executes an image instruction by instruction with the blocks' pure functions. It is the golden
+model of the machine: what it computes, every other level computes, bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl import attention_engine, controller, mac_array, vector_unit
+from fl.controller import Fault, Registers
+from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.footprint import footprint, gemm_layout, kv_layout, segment_rows
+from npu.isa import (
+  INSTRUCTION_BYTES,
+  BadInstruction,
+  Convert,
+  Error,
+  GemmFlag,
+  GemmMode,
+  Instruction,
+  Status,
+  Unit,
+  decode,
+)
+from npu.mailbox import Mailbox, Word
+from npu.numerics.block_float import pack, quantize, unpack
+from npu.numerics.fp32 import F32, bits, fadd, fmul, from_bits
+from npu.numerics.small_float import BF16, FP16, SmallFloat, round_to, to_fp32
+from npu.weight_stream import (
+  ACTIVATION_BITS,
+  FLOATING_MODES,
+  GROUP_MODES,
+  Weights,
+  group_integers,
+  unpack as unpack_stream,
+)
+
+TokenCallback = Callable[[int], None]
+
+@dataclass
+class Counters:
+  """What a run did: array multiply-accumulates (padding included), DRAM bytes in whole beats, instructions."""
+  macs: int = 0
+  dram_bytes_read: int = 0
+  dram_bytes_written: int = 0
+  instructions: int = 0
+
+@dataclass( frozen=True )
+class Result:
+  """How a run ended: `pc` is the instruction that ended it."""
+  status: Status
+  error: Error
+  pc: int
+  count: int
+
+@dataclass
+class _WeightCache:
+  """Unpacked weights by stream address, as long as they fit; a write to the stream drops them."""
+  budget: int
+  used: int = 0
+  entries: dict[tuple, tuple[int, int, Weights]] = field( default_factory=dict )
+
+  def get( self, key: tuple, low: int, high: int, make: Callable[[], Weights] ) -> Weights:
+    """The weights of the stream in lines low..high."""
+    if key in self.entries:
+      return self.entries[key][2]
+    made = make()
+    if self.used + made.values.nbytes <= self.budget:
+      self.entries[key] = ( low, high, made )
+      self.used += made.values.nbytes
+    return made
+
+  def drop( self, low: int, high: int ) -> None:
+    """Forget what was unpacked from lines that are being written."""
+    for key in [ k for k, ( a, b, _ ) in self.entries.items() if a < high and low < b ]:
+      self.used -= self.entries.pop( key )[2].values.nbytes
+
+@lru_cache( maxsize=1 << 14 )
+def _decoded( data: bytes ) -> Instruction:
+  return decode( data )
+
+class NpuFL:
+  """The NPU on a DRAM array.
+
+  Parameters
+  ----------
+  cfg
+    The configuration that the image was compiled for.
+  dram
+    Bytes; the mailbox is at address 0. It is written to.
+  cache_bytes
+    Memory to spend on unpacked weights; beyond it they are unpacked each time.
+  """
+
+  def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], cache_bytes: int = 5 << 30 ) -> None:
+    self.cfg      = cfg
+    self.dram     = dram
+    self.mailbox  = Mailbox( dram )
+    self.spad     = np.zeros( ( cfg.derived.spad_rows, cfg.n ), dtype=np.uint32 )
+    self.r        = Registers()
+    self.counters = Counters()
+    self._best: tuple[float, int] | None = None
+    self._cache   = _WeightCache( cache_bytes )
+
+  #-----------------------------------------------------------------------
+  # The run
+  #-----------------------------------------------------------------------
+
+  def run( self, on_token: TokenCallback | None = None ) -> Result:
+    """Answer a doorbell: run until the program ends or faults, and report in the mailbox."""
+    box = self.mailbox
+    box[Word.STATUS], box[Word.ERROR], box[Word.COUNT] = Status.RUNNING, Error.NONE, 0
+    self.r = Registers()
+    self._best = None
+    at, error, status = 0, Error.NONE, Status.RUNNING
+    try:
+      self.r = controller.boot( box )
+      while status == Status.RUNNING:
+        at    = self.r.pc
+        count = self.r.count
+        status = self.step()
+        if on_token and self.r.count > count:
+          on_token( self.r.token )
+    except Fault as fault:
+      status, error = Status.ERROR, fault.error
+    box[Word.POS], box[Word.LEN], box[Word.COUNT] = self.r.pos, self.r.len, self.r.count
+    box[Word.PC], box[Word.ERROR], box[Word.STATUS] = at, error, status
+    box[Word.DOORBELL] = 0
+    return Result( status, error, at, self.r.count )
+
+  def step( self ) -> Status:
+    """Fetch and execute one instruction; Fault if it cannot be done."""
+    i = self.fetch()
+    self.counters.instructions += 1
+    if not controller.holds( int( i.cond ), self.r, self.mailbox[Word.FLAGS] ):
+      self.r.pc += 1
+      return Status.RUNNING
+    if i.format.unit == Unit.CTRL:
+      return controller.control( i, self.r, self.mailbox )
+    self.execute( i )
+    self.r.pc += 1
+    return Status.RUNNING
+
+  def fetch( self ) -> Instruction:
+    """The instruction at pc."""
+    if self.r.pc >= self.mailbox[Word.PROGRAM_COUNT]:
+      raise Fault( Error.BAD_PC )
+    start = self.mailbox[Word.PROGRAM] * LINE_BYTES + self.r.pc * INSTRUCTION_BYTES
+    if start + INSTRUCTION_BYTES > len( self.dram ):
+      raise Fault( Error.BAD_DRAM )
+    self.counters.dram_bytes_read += INSTRUCTION_BYTES
+    try:
+      return _decoded( self.dram[start : start + INSTRUCTION_BYTES].tobytes() )
+    except BadInstruction as e:
+      raise Fault( e.error ) from None
+
+  def execute( self, i: Instruction ) -> None:
+    """Check and execute an engine instruction."""
+    rows = int( i.rows ) or self.r.rows
+    off  = controller.offset( int( i.rel ), self.r )
+    for error in ( controller.check_rel( i ), self.check( i, rows ) ):
+      if error:
+        raise Fault( error )
+    limits = { "dram": len( self.dram ) // LINE_BYTES, "spad": self.cfg.derived.spad_rows }
+    for access in footprint( self.cfg, i, rows, off ):
+      if access.high > limits[access.space]:
+        raise Fault( Error.BAD_DRAM if access.space == "dram" else Error.BAD_SPAD )
+    handler = getattr( self, f"do_{i.mnemonic.lower()}", None )
+    ( handler or self.do_elementwise )( i, rows, off )
+
+  def check( self, i: Instruction, rows: int ) -> Error:
+    """What the instruction's unit says of it."""
+    if i.format.unit == Unit.MAC:
+      return mac_array.check( self.cfg, i, rows )
+    if i.format.unit == Unit.VEC:
+      return vector_unit.check( self.cfg, i, rows )
+    if i.format.unit == Unit.ATT:
+      return attention_engine.check( self.cfg, i, rows, self.r.pos )
+    return controller.check_dma( i, rows, self.r )
+
+  #-----------------------------------------------------------------------
+  # Scratchpad access
+  #-----------------------------------------------------------------------
+
+  def read( self, base: float, rows: int, stride: float, lanes: int ) -> NDArray[np.uint32]:
+    """A matrix [rows, lanes] of scratchpad words; lanes need not be a multiple of n."""
+    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( ceil_div( lanes, self.cfg.n ) )
+    return self.spad[index].reshape( rows, -1 )[:, :lanes]
+
+  def write( self, base: float, stride: float, words: NDArray[np.uint32] ) -> None:
+    """The inverse; lanes that fill up the last scratchpad row become zero."""
+    rows, lanes = words.shape
+    width  = ceil_div( lanes, self.cfg.n )
+    padded = np.zeros( ( rows, width * self.cfg.n ), dtype=np.uint32 )
+    padded[:, :lanes] = words
+    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( width )
+    self.spad[index] = padded.reshape( rows, width, self.cfg.n )
+
+  def segments( self, i: Instruction, name: str, rows: int, count: int, off: int = 0 ) -> NDArray[np.uint32]:
+    """An operand of a vector instruction: words [rows, count, length]."""
+    stride = int( getattr( i, f"{name}_stride" ) ) if f"{name}_stride" in { f.name for f in i.format.fields } else 0
+    width  = segment_rows( self.cfg, i ) * self.cfg.n
+    words  = self.read( int( getattr( i, name ) ) + off * stride, rows, stride, count * width )
+    return words.reshape( rows, count, width )[..., : int( i.length )]
+
+  def put_segments( self, i: Instruction, words: NDArray[np.uint32] ) -> None:
+    """Store a vector result [rows, count, length], each segment in whole scratchpad rows."""
+    rows, count, length = words.shape
+    padded = np.zeros( ( rows, count, segment_rows( self.cfg, i ) * self.cfg.n ), dtype=np.uint32 )
+    padded[..., :length] = words
+    self.write( i.dst, i.dst_stride, padded.reshape( rows, -1 ) )
+
+  #-----------------------------------------------------------------------
+  # Load/store unit
+  #-----------------------------------------------------------------------
+
+  def words( self, line: int, count: int ) -> NDArray[np.uint32]:
+    """`count` words of DRAM from a line on, as a view."""
+    return self.dram[line * LINE_BYTES : line * LINE_BYTES + 4 * count].view( np.uint32 )
+
+  def beat_bytes( self, lanes: float ) -> int:
+    """Bytes of the whole beats that hold so many words."""
+    return ceil_div( int( lanes ), self.cfg.n ) * self.cfg.derived.beat_bytes
+
+  def do_load( self, i: Instruction, rows: int, off: int ) -> None:
+    lines = [ int( i.dram ) + ( off + r ) * int( i.row_lines ) for r in range( rows ) ]
+    self.write( i.dst, i.dst_stride, np.stack( [ self.words( a, int( i.length ) ) for a in lines ] ) )
+    self.counters.dram_bytes_read += rows * self.beat_bytes( i.length )
+
+  def do_embed( self, i: Instruction, rows: int, off: int ) -> None:
+    tokens = self.mailbox.tokens[self.r.pos : self.r.pos + rows]
+    if ( tokens >= int( i.vocab ) ).any():
+      raise Fault( Error.BAD_TOKEN )
+    lines = [ int( i.dram ) + int( t ) * int( i.row_lines ) for t in tokens ]
+    self.write( i.dst, i.dst_stride, np.stack( [ self.words( a, int( i.length ) ) for a in lines ] ) )
+    self.counters.dram_bytes_read += rows * ( self.beat_bytes( i.length ) + self.beat_bytes( 1 ) )
+
+  def do_store( self, i: Instruction, rows: int, off: int ) -> None:
+    data = self.read( i.src, rows, i.src_stride, int( i.length ) )
+    for r in range( rows ):
+      line = int( i.dram ) + ( off + r ) * int( i.row_lines )
+      self.words( line, int( i.length ) )[:] = data[r]
+      self._cache.drop( line, line + ceil_div( 4 * int( i.length ), LINE_BYTES ) )
+    self.counters.dram_bytes_written += rows * self.beat_bytes( i.length )
+
+  #-----------------------------------------------------------------------
+  # MAC array
+  #-----------------------------------------------------------------------
+
+  def do_gemm( self, i: Instruction, rows: int, off: int ) -> None:
+    layout  = gemm_layout( self.cfg, i )
+    weights = self.weights( i )
+    src     = self.read( i.src, rows, i.src_stride, int( i.k ) )
+    residual = None
+    if int( i.flags ) & GemmFlag.RESIDUAL:
+      residual = from_bits( self.read( i.src2, rows, i.dst_stride, int( i.cols ) ) )
+    if layout.mode in FLOATING_MODES:
+      fmt = BF16 if layout.mode == GemmMode.BF16 else FP16
+      a   = np.zeros( ( rows, layout.k_padded ), dtype=np.uint16 )
+      a[:, : layout.k] = src.astype( np.uint16 )
+      y   = mac_array.gemm_floating( fmt, self.cfg.n, a, weights.values, weights.bias, residual )
+    else:
+      q, exponent = unpack( src )
+      if layout.k_padded > layout.k:
+        q = np.pad( q, ( ( 0, 0 ), ( 0, layout.k_padded - layout.k ) ) )
+      gemm = mac_array.gemm_groups if layout.mode in GROUP_MODES else mac_array.gemm_integer
+      assert weights.scales is not None
+      y = gemm( q, exponent, ACTIVATION_BITS[layout.mode], weights.values, weights.scales, weights.bias, residual )
+    self.write( i.dst, i.dst_stride, bits( y ) )
+    self.counters.macs += rows * layout.k * layout.cols
+    self.counters.dram_bytes_read += layout.total_bytes
+
+  def weights( self, i: Instruction ) -> Weights:
+    """The weight stream of a GEMM, unpacked; integers as float64, zero points subtracted."""
+    layout = gemm_layout( self.cfg, i )
+    low    = int( i.dram )
+    high   = low + ceil_div( layout.total_bytes, LINE_BYTES )
+
+    def make() -> Weights:
+      w = unpack_stream( layout, self.words( low, layout.total_bytes // 4 ) )
+      if layout.mode in FLOATING_MODES:
+        return w
+      integers = group_integers( layout, w ) if layout.mode in GROUP_MODES else w.values
+      return Weights( integers.astype( np.float64 ), w.scales, w.zeros, w.bias )
+
+    return self._cache.get( ( low, layout ), low, high, make )
+
+  #-----------------------------------------------------------------------
+  # Vector unit
+  #-----------------------------------------------------------------------
+
+  def do_rmsnorm( self, i: Instruction, rows: int, off: int ) -> None:
+    x    = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
+    gain = from_bits( self.segments( i, "src2", 1, 1 ) )[0, 0]
+    self.put_segments( i, bits( vector_unit.rmsnorm( x, gain, float( i.inv_length ), float( i.eps ) ) ) )
+
+  def do_rope( self, i: Instruction, rows: int, off: int ) -> None:
+    # Halves are in whole scratchpad rows: bring them together, rotate, spread them again.
+    half, count = int( i.length ) // 2, int( i.segments )
+    width = segment_rows( self.cfg, i ) * self.cfg.n
+    words = self.read( int( i.src ) + off * int( i.src_stride ), rows, i.src_stride, count * width )
+    x     = from_bits( words ).reshape( rows, count, 2, width // 2 )
+    cos, sin = vector_unit.rope_table( self.read( i.src2, rows, i.src2_stride, half ) )
+    turned = vector_unit.rope( x[..., :half].reshape( rows, count, 2 * half ), cos[:, None], sin[:, None] )
+    spread = np.zeros( ( rows, count, 2, width // 2 ), dtype=np.float32 )
+    spread[..., :half] = turned.reshape( rows, count, 2, half )
+    self.write( i.dst, i.dst_stride, bits( spread.reshape( rows, -1 ) ) )
+
+  def do_argmax( self, i: Instruction, rows: int, off: int ) -> None:
+    x = from_bits( self.segments( i, "src", 1, 1 ) )[0, 0]
+    self._best   = vector_unit.argmax( x, None if i.first else self._best, int( i.base ) )
+    self.r.token = self._best[1]
+
+  def do_copy( self, i: Instruction, rows: int, off: int ) -> None:
+    self.put_segments( i, self.segments( i, "src", rows, int( i.segments ), off ) )
+
+  def do_quantize( self, i: Instruction, rows: int, off: int ) -> None:
+    x = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
+    self.put_segments( i, pack( *quantize( x, int( i.bits ) ) ) )
+
+  def do_convert( self, i: Instruction, rows: int, off: int ) -> None:
+    words  = self.segments( i, "src", rows, int( i.segments ), off )
+    widens = i.formats in ( Convert.BF16_FP32, Convert.FP16_FP32 )
+    fmt: SmallFloat = BF16 if i.formats in ( Convert.FP32_BF16, Convert.BF16_FP32 ) else FP16
+    result = ( bits( to_fp32( fmt, words.astype( np.uint16 ) ) ) if widens
+               else round_to( fmt, from_bits( words ) ).astype( np.uint32 ) )
+    self.put_segments( i, result )
+
+  def do_elementwise( self, i: Instruction, rows: int, off: int ) -> None:
+    """SWIGLU, ADD, MUL, SCALE and SOFTMAX: one function of whole arrays each."""
+    x = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
+    if i.mnemonic == "SCALE":
+      y = fmul( x, np.float32( i.factor ) )
+    elif i.mnemonic == "SOFTMAX":
+      y = vector_unit.softmax( x, float( i.factor ) )
+    else:
+      function: Callable[[F32, F32], F32] = {
+        "SWIGLU": vector_unit.swiglu, "ADD": fadd, "MUL": fmul }[i.mnemonic]
+      y = function( x, from_bits( self.segments( i, "src2", rows, int( i.segments ) ) ) )
+    self.put_segments( i, bits( y ) )
+
+  #-----------------------------------------------------------------------
+  # Attention engine
+  #-----------------------------------------------------------------------
+
+  def do_attend( self, i: Instruction, rows: int, off: int ) -> None:
+    layout, heads, kv = kv_layout( i ), int( i.heads ), int( i.kv_heads )
+    dim    = layout.head_dim
+    start  = int( i.dram ) * LINE_BYTES
+    cache  = self.dram[start : start + layout.total_lines * LINE_BYTES]
+    self._cache.drop( int( i.dram ), int( i.dram ) + layout.total_lines )
+    q, q_exp = unpack( self.read( i.src, rows, i.src_stride, heads * dim ).reshape( rows, heads, dim ) )
+    new = self.read( i.src2, rows, i.src_stride, 2 * kv * dim ).reshape( rows, 2, kv, dim )
+    for r in range( rows ):
+      for which in ( 0, 1 ):
+        layout.append( cache, which, self.r.pos + r, *unpack( new[r, which] ) )
+    chunks = ceil_div( self.r.pos + rows, CHUNK )
+    k, k_exp = layout.read( cache, 0, chunks )
+    v, v_exp = layout.read( cache, 1, chunks )
+    out = attention_engine.attend( q, q_exp, k, k_exp, v, v_exp, self.r.pos, float( i.factor ) )
+    self.write( i.dst, i.dst_stride, bits( out.reshape( rows, -1 ) ) )
+    keys = sum( self.r.pos + r + 1 for r in range( rows ) )
+    self.counters.macs += 2 * heads * dim * keys
+    self.counters.dram_bytes_read += kv * chunks * ( 4 * CHUNK * dim + self.beat_bytes( 2 * CHUNK // 4 ) )
+    self.counters.dram_bytes_written += rows * kv * 2 * ( 2 * dim + self.cfg.derived.beat_bytes )

@@ -1,0 +1,1 @@
+"""Register-transfer-level models of the blocks: translatable PyMTL3, one file per block."""

@@ -1,0 +1,1 @@
+"""One suite for all levels: functional, cycle, register-transfer and Verilog."""

@@ -1,0 +1,1 @@
+"""Verilog generation, lint, Verilated simulation and synthesis reports."""
