@@ -33,7 +33,9 @@ PrecisionOpt = Annotated[str, typer.Option( help="w8a16, w16a16, w8a8, w4a16 or 
 LevelOpt     = Annotated[str, typer.Option( help="Level to simulate at: fl." )]
 JsonOpt      = Annotated[str | None, typer.Option( "--json", metavar="FILE",
                                                    help="Write the results as JSON; - is standard output." )]
-ContextOpt   = Annotated[int | None, typer.Option( help="Positions to provide for [default: the model's, up to 4096]." )]
+ContextOpt   = Annotated[int | None, typer.Option(
+  help="Positions to provide for [default: the model's, up to 4096]." )]
+PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass [default: as many as fit]." )]
 ImageOpt     = Annotated[Path | None, typer.Option( "--image", metavar="FILE",
                                                     help="Use this image of MODEL instead of compiling." )]
 
@@ -88,7 +90,8 @@ def run_report( session: Session, text: str, done: Generation, level: str ) -> d
            "prompt_token_ids": done.prompt_tokens, "tokens": done.tokens, "text": text,
            "status": done.status.name.lower(), "cycles": None, "macs": c.macs,
            "dram_bytes_read": c.dram_bytes_read, "dram_bytes_written": c.dram_bytes_written,
-           "instructions": c.instructions, "wall_seconds": round( done.wall_seconds, 3 ) }
+           "instructions": c.instructions, "wall_seconds": round( done.wall_seconds, 3 ),
+           "first_token_seconds": round( done.first_token_seconds, 3 ) }
 
 STATUS_TEXT = { Status.EOS: "the model ended its text", Status.LIMIT: "token limit reached",
                 Status.CONTEXT: "the context is full" }
@@ -103,7 +106,7 @@ def run( model: ModelArg = "tiny",
          top_p: Annotated[float, typer.Option( help="Sample from the likeliest tokens of this total." )] = 1.0,
          seed: Annotated[int, typer.Option( help="Seed of the sampling." )] = 0,
          context: ContextOpt = None,
-         pass_rows: Annotated[int | None, typer.Option( help="Prompt rows per pass [default: as many as fit]." )] = None,
+         pass_rows: PassRowsOpt = None,
          ignore_eos: Annotated[bool, typer.Option( "--ignore-eos", help="Go on after the end of the text." )] = False,
          image: ImageOpt = None, json_file: JsonOpt = None ) -> None:
   """Generate text with a model on the NPU."""
@@ -135,7 +138,6 @@ def run( model: ModelArg = "tiny",
 
 def print_summary( session: Session, done: Generation, report: dict[str, Any] ) -> None:
   """A few lines on what ran, on standard error."""
-  n     = max( 1, len( done.tokens ) )
   d     = session.manifest["dimensions"]
   table = Table( box=None, show_header=False, pad_edge=False )
   for name, value in (
@@ -145,8 +147,8 @@ def print_summary( session: Session, done: Generation, report: dict[str, Any] ) 
       ( "tokens", f"{report['prompt_tokens']} in, {len( done.tokens )} out; {STATUS_TEXT[done.status]}" ),
       ( "work", f"{report['macs']:,} MACs, {report['dram_bytes_read']:,} bytes read, "
                 f"{report['dram_bytes_written']:,} written" ),
-      ( "speed", f"{n / max( done.wall_seconds, 1e-9 ):.1f} tokens/s of simulation "
-                 f"({done.wall_seconds:.2f} s, prompt included)" ) ):
+      ( "time", f"{done.first_token_seconds:.2f} s to the first token, then "
+                f"{done.decode_rate:.1f} tokens/s of simulation" ) ):
     table.add_row( f"[dim]{name}[/dim]", value )
   messages.print()
   messages.print( table, soft_wrap=True )
@@ -156,8 +158,7 @@ def compile_command( model: ModelArg,
                      output: Annotated[Path, typer.Option( "-o", "--output", help="Image file to write." )],
                      precision: PrecisionOpt = DEFAULT_PRECISION, config: ConfigOpt = DEFAULT_CONFIG,
                      context: ContextOpt = None,
-                     pass_rows: Annotated[int | None, typer.Option(
-                       help="Prompt rows per pass [default: as many as fit]." )] = None ) -> None:
+                     pass_rows: PassRowsOpt = None ) -> None:
   """Compile a checkpoint to an image file."""
   path = output_path( str( output ) )
   with progress_bar( f"compiling {model}" ) as progress:
@@ -187,8 +188,9 @@ def info( image: Annotated[Path, typer.Argument( help="Image file." )], json_fil
   out = Console( highlight=False )
   d, c = manifest["dimensions"], manifest["config"]
   out.print( f"{image}: {manifest['model']}, {manifest['precision']}, for {c['name']} (n = {c['n']})", soft_wrap=True )
-  out.print( f"{d['layers']} layers, hidden {d['hidden_size']}, intermediate {d['intermediate_size']}, {d['heads']} heads, "
-             f"{d['kv_heads']} KV heads of {d['head_dim']}, vocabulary {d['vocab_size']}", soft_wrap=True )
+  out.print( f"{d['layers']} layers, hidden {d['hidden_size']}, intermediate {d['intermediate_size']}, "
+             f"{d['heads']} heads, {d['kv_heads']} KV heads of {d['head_dim']}, vocabulary {d['vocab_size']}",
+             soft_wrap=True )
   out.print( f"context {manifest['context']}, up to {manifest['pass_rows']} rows a pass, "
              f"{manifest['instructions']} instructions", soft_wrap=True )
   table = Table( "region", "count", "first line", "bytes", "in file", box=None, pad_edge=False )
@@ -210,7 +212,8 @@ def disasm( image: Annotated[Path, typer.Argument( help="Image file." )] ) -> No
 
 @app.command()
 def compare( model: ModelArg = "tiny", precision: PrecisionOpt = DEFAULT_PRECISION, config: ConfigOpt = DEFAULT_CONFIG,
-             text: Annotated[Path | None, typer.Option( metavar="FILE", help="Text [default: the held-out text]." )] = None,
+             text: Annotated[Path | None, typer.Option(
+               metavar="FILE", help="Text [default: the held-out text]." )] = None,
              tokens: Annotated[int, typer.Option( help="Tokens to compare on, from the start of the text." )] = 4096,
              context: ContextOpt = None, image: ImageOpt = None, json_file: JsonOpt = None ) -> None:
   """Compare with Hugging Face's float32 model, teacher-forced on the same tokens."""

@@ -118,6 +118,13 @@ class Generation:
   tokens: list[int] = field( default_factory=list )
   status: Status = Status.IDLE
   wall_seconds: float = 0.0
+  first_token_seconds: float = 0.0     # of them, until the first token
+
+  @property
+  def decode_rate( self ) -> float:
+    """Tokens per second of wall time after the first token; 0 if there was only one."""
+    seconds = self.wall_seconds - self.first_token_seconds
+    return ( len( self.tokens ) - 1 ) / seconds if seconds > 0 else 0.0
 
 class Session:
   """An NPU with an image loaded.
@@ -200,6 +207,8 @@ class Session:
     began = time.perf_counter()
 
     def push( token: int ) -> None:
+      if not done.tokens:
+        done.first_token_seconds = time.perf_counter() - began
       done.tokens.append( token )
       if on_token:
         on_token( token )
