@@ -165,7 +165,8 @@ def compile_command( model: ModelArg,
     program = compile_model( model, path, get_config( config ), precision, context, pass_rows, progress )
   stored = sum( r.size for r in program.memory.regions.values() if r.stored )
   messages.print( f"{path}: {stored:,} bytes stored, {program.memory.lines * LINE_BYTES:,} bytes of DRAM, "
-                  f"{len( program.instructions )} instructions, up to {program.spad.pass_rows} rows a pass" )
+                  f"{len( program.instructions )} instructions, up to {program.spad.pass_rows} rows a pass",
+                  soft_wrap=True )
 
 def region_rows( manifest: dict[str, Any] ) -> list[tuple[str, int, int, int, bool]]:
   """(name, regions, first line, bytes, stored), regions of the same kind in all layers as one row."""

@@ -89,6 +89,10 @@ class Derived:
     self.beat_bytes     = 4 * cfg.n                         # one memory beat, one scratchpad row
     self.beat_bits      = 8 * self.beat_bytes
     self.beats_per_line = LINE_BYTES // self.beat_bytes
+    # 2**32 lines, counted in beats; a burst stays inside 4 KiB, as AXI4 wants it.
+    self.beat_addr_bits = 32 + clog2( self.beats_per_line )
+    self.burst_beats    = 4096 // self.beat_bytes
+    self.burst_len_bits = clog2( self.burst_beats + 1 )
     self.spad_rows      = cfg.spad_bytes // self.beat_bytes
     self.spad_addr_bits = clog2( self.spad_rows )
     self.row_count_bits = clog2( cfg.m_max + 1 )

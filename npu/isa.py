@@ -15,6 +15,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -244,7 +245,7 @@ def _from_bits( f: Field, raw: int ) -> int | float:
 
 @dataclass( frozen=True )
 class Instruction:
-  """A mnemonic and its operands by field name; operands that are not given are zero.
+  """A mnemonic and its operands by field name; operands that are not given are zero, zeros are not kept.
 
   Read an operand as an attribute: `i.length`.
   """
@@ -258,18 +259,17 @@ class Instruction:
     for name in self.operands:
       if name not in names:
         raise NpuError( f"{self.mnemonic} has no field '{name}'; it has {', '.join( sorted( names ) )}" )
+    # Operands become plain attributes: a simulator reads them a million times.
+    self.__dict__.update( dict.fromkeys( names, 0 ), **self.operands )
+    self.__dict__["operands"] = { k: v for k, v in self.operands.items() if v }
 
   @property
   def format( self ) -> Format:
     """The definition of this instruction."""
     return BY_MNEMONIC[self.mnemonic]
 
-  def __getattr__( self, name: str ) -> int | float:
-    operands = object.__getattribute__( self, "operands" )
-    if name.startswith( "__" ) or name not in { f.name for f in self.format.all_fields }:
-      raise AttributeError( name )
-    value: int | float = operands.get( name, 0 )
-    return value
+  if TYPE_CHECKING:
+    def __getattr__( self, name: str ) -> int | float: ...
 
   def but( self, **changes: int | float ) -> "Instruction":
     """A copy with some operands changed."""
