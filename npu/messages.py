@@ -4,7 +4,7 @@ A factory returns the same class for the same widths, so that two blocks that ar
 agree on the type of the wire between them.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from pymtl3 import Bits1, Bits2, Bits3, Bits4, Bits16, Bits20, Bits24, Bits32, mk_bits, mk_bitstruct
@@ -15,7 +15,7 @@ def _name( kind: str, cfg: NpuConfig ) -> str:
   d = cfg.derived
   return f"{kind}_n{cfg.n}_a{d.spad_addr_bits}_m{d.row_count_bits}"
 
-@lru_cache( maxsize=None )
+@cache
 def mk_mem_read_req( cfg: NpuConfig ) -> Any:
   """A burst read: `addr` in beats, `beats` in 1..burst_beats; it must not cross a 4 KiB boundary.
 
@@ -26,19 +26,19 @@ def mk_mem_read_req( cfg: NpuConfig ) -> Any:
   return mk_bitstruct( _name( "MemReadReq", cfg ), {
     "addr": mk_bits( d.beat_addr_bits ), "beats": mk_bits( d.burst_len_bits ) } )
 
-@lru_cache( maxsize=None )
+@cache
 def mk_spad_write( cfg: NpuConfig ) -> Any:
   """A scratchpad write: one whole row of n lanes. (A read request is just an address.)"""
   d = cfg.derived
   return mk_bitstruct( _name( "SpadWrite", cfg ), {
     "addr": mk_bits( d.spad_addr_bits ), "data": mk_bits( d.beat_bits ) } )
 
-@lru_cache( maxsize=None )
+@cache
 def mk_completion() -> Any:
   """What a unit answers to a command: `npu.isa.Error`, 0 for success; `value` is ARGMAX's index."""
   return mk_bitstruct( "Completion", { "error": Bits4, "value": Bits32 } )
 
-@lru_cache( maxsize=None )
+@cache
 def mk_gemm_cmd( cfg: NpuConfig ) -> Any:
   """A GEMM as the controller hands it to the array: rows and addresses are resolved.
 

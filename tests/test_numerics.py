@@ -110,6 +110,42 @@ def exact_small( fmt: SmallFloat, a: int ) -> int:
     magnitude = 0
   return ( 0x8000 if a & SIGN else 0 ) | min( magnitude, largest )
 
+def exact_table( name: str, position: int, bits_left: int ) -> int:
+  """A table's value in units of 2**-20: the chord of segment position >> bits_left, rounded down
+  from its fall over the remaining bits, as the definition has it."""
+  segment = position >> bits_left
+  fall    = Fraction( int( getattr( tables, f"{name}_SLOPE" )[segment] ) * ( position % 2 ** bits_left ),
+                      2 ** bits_left )
+  return int( getattr( tables, f"{name}_BASE" )[segment] ) - fall.numerator // fall.denominator
+
+def exact_exp2neg( u: int ) -> int:
+  """2**-u from the table, rounded half up to 15 fraction bits."""
+  units = Fraction( exact_table( "EXP2NEG", u % 4096, 6 ), 2 ** 5 ) / 2 ** ( u // 4096 )
+  return int( units + Fraction( 1, 2 ) )
+
+def exact_reciprocal( a: int ) -> int:
+  """1 / a, each step one rounding: y0 + y0 * (1 - m * y0)."""
+  table = exact_table( "RECIPROCAL", a % 2 ** 23 >> 6, 11 )
+  m, y0 = ONE | a & 0x7FFFFF, binary32( Fraction( table, 2 ** 20 ) )
+  y     = exact_add( y0, exact_mul( y0, exact_sub( ONE, exact_mul( m, y0 ) ) ) )
+  return a & SIGN | binary32( value_of( y ) / Fraction( 2 ) ** ( ( a >> 23 & 0xFF ) - 127 ) )
+
+def exact_rsqrt( a: int ) -> int:
+  """1 / sqrt( |a| ), each step one rounding: y0 * (1.5 - 0.5 * ((v * y0) * y0))."""
+  whole, odd = divmod( ( a >> 23 & 0xFF ) - 127, 2 )
+  table = exact_table( "RSQRT_ODD" if odd else "RSQRT_EVEN", a % 2 ** 23 >> 6, 11 )
+  v, y0 = ONE + ( odd << 23 ) | a & 0x7FFFFF, binary32( Fraction( table, 2 ** 20 ) )
+  half  = exact_mul( exact_mul( exact_mul( v, y0 ), y0 ), 0x3F000000 )
+  y     = exact_mul( y0, exact_sub( 0x3FC00000, half ) )
+  return binary32( value_of( y ) / Fraction( 2 ) ** whole )
+
+def exact_sigmoid( a: int ) -> int:
+  """1 / (1 + p), or p / (1 + p) below zero, with p = exp2neg( |a| * log2( e ) )."""
+  u = exact_f2i( exact_mul( a & ~SIGN, 0x3FB8AA3B ), -12, 0x1FFFF )   # log2( e ) = 1.442695
+  p = exact_exp2neg( u )
+  over = binary32( Fraction( p if a & SIGN else 32768 ) )
+  return exact_mul( over, exact_reciprocal( binary32( Fraction( 32768 + p ) ) ) )
+
 def numpy_flush( x: NDArray[np.float32] ) -> NDArray[np.float32]:
   """Flush by comparing values, where the project looks at fields."""
   return np.where( np.abs( x ) < np.float32( TINY ), np.copysign( np.float32( 0 ), x ), x )
@@ -461,24 +497,24 @@ def test_f2i_is_the_nearest_integer( data, limit ):
 #-------------------------------------------------------------------------
 
 QUANTIZE_ROWS = [
-  # name                      bits  row                                            E  q
-  ( "zeros",                    16, [ 0.0, 0.0, 0.0 ],                             0, [ 0, 0, 0 ] ),
-  ( "signed zeros",              8, [ -0.0, 0.0 ],                                 0, [ 0, 0 ] ),
-  ( "subnormals are zeros",     16, [ 2.0 ** -127, -2.0 ** -149 ],                 0, [ 0, 0 ] ),
-  ( "one, 16 bits",             16, [ 1.0, -1.0, 0.5 ],                          127, [ 16384, -16384, 8192 ] ),
-  ( "one, 8 bits",               8, [ 1.0, -1.0, 0.5 ],                          127, [ 64, -64, 32 ] ),
-  ( "ties, 16 bits",            16, [ 1.0, 1 / 2 ** 15, -5 / 2 ** 15 ],          127, [ 16384, 0, -2 ] ),
-  ( "ties up, 16 bits",         16, [ 1.0, 3 / 2 ** 15, -7 / 2 ** 15 ],          127, [ 16384, 2, -4 ] ),
-  ( "ties, 8 bits",              8, [ 1.0, 1 / 2 ** 7, -5 / 2 ** 7 ],            127, [ 64, 0, -2 ] ),
-  ( "ties up, 8 bits",           8, [ 1.0, 3 / 2 ** 7, -7 / 2 ** 7 ],            127, [ 64, 2, -4 ] ),
-  ( "just above a tie",         16, [ 1.0, 2.0 ** -15 + 2.0 ** -38 ],            127, [ 16384, 1 ] ),
-  ( "saturates, 16 bits",       16, [ 2 - 2.0 ** -23, 2.0 ** -23 - 2 ],          127, [ 32767, -32767 ] ),
-  ( "saturates, 8 bits",         8, [ 2 - 2.0 ** -23, 2.0 ** -7 - 2 ],           127, [ 127, -127 ] ),
-  ( "just does not saturate",    8, [ 2 - 2.0 ** -7 - 2.0 ** -23, -1.75 ],       127, [ 127, -112 ] ),
-  ( "smallest normal",          16, [ TINY, -TINY ],                               1, [ 16384, -16384 ] ),
-  ( "huge spread",              16, [ 2.0 ** 127, TINY, -TINY, 1.0 ],            254, [ 16384, 0, 0, 0 ] ),
-  ( "the last that counts",     16, [ 2.0 ** 127, 2.0 ** 112, -3 * 2.0 ** 111 ], 254, [ 16384, 0, -1 ] ),
-  ( "exponent of a negative",   16, [ 1.0, -4.0 ],                               129, [ 4096, -16384 ] ),
+  # name                      bits row                                   E  q
+  ( "zeros",                    16, [ 0.0, 0.0, 0.0 ],                      0, [ 0, 0, 0 ] ),
+  ( "signed zeros",              8, [ -0.0, 0.0 ],                          0, [ 0, 0 ] ),
+  ( "subnormals are zeros",     16, [ 2.0 ** -127, -2.0 ** -149 ],          0, [ 0, 0 ] ),
+  ( "one, 16 bits",             16, [ 1.0, -1.0 ],                        127, [ 16384, -16384 ] ),
+  ( "one, 8 bits",               8, [ 1.0, -1.0, 0.5 ],                   127, [ 64, -64, 32 ] ),
+  ( "ties, 16 bits",            16, [ 1.0, 1 / 2 ** 15, -5 / 2 ** 15 ],   127, [ 16384, 0, -2 ] ),
+  ( "ties up, 16 bits",         16, [ 1.0, 3 / 2 ** 15, -7 / 2 ** 15 ],   127, [ 16384, 2, -4 ] ),
+  ( "ties, 8 bits",              8, [ 1.0, 1 / 2 ** 7, -5 / 2 ** 7 ],     127, [ 64, 0, -2 ] ),
+  ( "ties up, 8 bits",           8, [ 1.0, 3 / 2 ** 7, -7 / 2 ** 7 ],     127, [ 64, 2, -4 ] ),
+  ( "just above a tie",         16, [ 1.0, 2.0 ** -15 + 2.0 ** -38 ],     127, [ 16384, 1 ] ),
+  ( "saturates, 16 bits",       16, [ 2 - 2.0 ** -23, 2.0 ** -23 - 2 ],   127, [ 32767, -32767 ] ),
+  ( "saturates, 8 bits",         8, [ 2 - 2.0 ** -23, 2.0 ** -7 - 2 ],    127, [ 127, -127 ] ),
+  ( "just does not saturate",    8, [ 2 - 2.0 ** -7 - 2.0 ** -23, -1.75 ], 127, [ 127, -112 ] ),
+  ( "smallest normal",          16, [ TINY, -TINY ],                        1, [ 16384, -16384 ] ),
+  ( "huge spread",              16, [ 2.0 ** 127, TINY, -TINY, 1.0 ],     254, [ 16384, 0, 0, 0 ] ),
+  ( "the last that counts",     16, [ 2.0 ** 15, 1.0, -1.5 ],             142, [ 16384, 0, -1 ] ),
+  ( "exponent of a negative",   16, [ 1.0, -4.0 ],                        129, [ 4096, -16384 ] ),
 ]
 
 @pytest.mark.parametrize( "width, row, exponent, q", named( QUANTIZE_ROWS ) )
@@ -613,6 +649,20 @@ def test_rsqrt_halves_the_exponent_exactly_and_ignores_the_sign():
   exact = rsqrt( ( m * powers( odd ) ).astype( np.float32 ) ) * powers( ( 127 + odd - exponent ) // 2 )
   assert_bits( rsqrt( x ), exact.astype( np.float32 ), x )
   assert_bits( rsqrt( -x ), exact.astype( np.float32 ), -x )
+
+# The bounds above would leave room for other bits; results are promised to the bit.
+@pytest.mark.parametrize( "f, oracle, low, high", named( [
+  ( "reciprocal", reciprocal, exact_reciprocal, 1,  254 ),
+  ( "rsqrt",      rsqrt,      exact_rsqrt,      1,  254 ),
+  ( "sigmoid",    sigmoid,    exact_sigmoid,    110, 132 ),
+  ( "sigmoid, all exponents", sigmoid, exact_sigmoid, 1, 254 ) ] ) )
+def test_special_function_is_its_definition_step_by_step( f, oracle, low, high ):
+  x = random_patterns( 18, 3000, low, high )
+  assert_bits( f( floats( x ) ), [ oracle( a ) for a in x.tolist() ], [ f"{a:08X}" for a in x.tolist() ] )
+
+def test_exp2neg_is_its_definition_step_by_step():
+  u = random.Random( 19 ).sample( range( 1 << 17 ), 5000 )
+  assert exp2neg( u ).tolist() == [ exact_exp2neg( x ) for x in u ]
 
 SPECIAL_ROWS = [
   # name                                   f           x           f( x )

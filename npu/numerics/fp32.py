@@ -74,7 +74,7 @@ def biased_exponent( x: ArrayLike ) -> I64:
   return ( ( pattern & EXPONENT_MASK ) >> np.uint32( 23 ) ).astype( np.int64 ).reshape( np.shape( x ) )
 
 def shift_right_rne( value: I64, shift: ArrayLike ) -> I64:
-  """value / 2**shift rounded to the nearest integer, ties to even; value >= 0, shift >= 0, any size."""
+  """value / 2**shift rounded to the nearest integer, ties to even; 0 <= value <= 2**61, shift >= 0."""
   shift = np.minimum( np.asarray( shift, dtype=np.int64 ), 62 )
   floor = value >> shift
   rest  = value - ( floor << shift )

@@ -23,8 +23,11 @@ BF16 = SmallFloat( "bf16", 8, 7 )
 FP16 = SmallFloat( "fp16", 5, 10 )
 
 def round_to( fmt: SmallFloat, x: ArrayLike ) -> NDArray[np.uint16]:
-  """binary32 to the 16-bit pattern; beyond the largest finite number it saturates, below the smallest
-  normal one it is zero with its sign (rounded first, flushed after)."""
+  """binary32 to the 16-bit pattern; beyond the largest finite number it saturates.
+
+  It rounds as if exponents had no lower end; then what is below the smallest normal number is zero with
+  its sign.
+  """
   pattern  = bits( flush( x ) ).astype( np.int64 ).reshape( np.shape( x ) )
   drop     = 23 - fmt.fraction_bits
   magnitude = pattern & 0x7FFFFFFF
