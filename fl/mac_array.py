@@ -1,18 +1,34 @@
 """MAC array, functional level: the product of activation rows and a weight stream, bit exact.
 
+The functions are the specification; `MacArrayFL` is the block's ports around them.
+
 Integer modes sum exactly, whatever the order. numpy has no fast integer product, so the sums run in
 float64, where every partial sum of integers below 2**53 is exact: 2**30 * k_max is far below that.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from pymtl3 import mk_bits
 
-from npu.config import NpuConfig
-from npu.isa import GROUP_SIZES, Error, GemmMode, Instruction
-from npu.numerics.block_float import lsb_exponent
-from npu.numerics.fp32 import F32, I64, add_exponent, fadd, fmul, i2f
-from npu.numerics.small_float import SmallFloat, fields
-from npu.weight_stream import GROUP_MODES
+from fl.agent import Agent, Process
+from npu.config import NpuConfig, ceil_div
+from npu.footprint import gemm_layout
+from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction, mk
+from npu.messages import mk_completion, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.numerics.block_float import lsb_exponent, unpack as unpack_lanes
+from npu.numerics.fp32 import F32, I64, add_exponent, bits, fadd, fmul, from_bits, i2f
+from npu.numerics.small_float import BF16, FP16, SmallFloat, fields
+from npu.weight_stream import (
+  ACTIVATION_BITS,
+  FLOATING_MODES,
+  GROUP_MODES,
+  StreamLayout,
+  Weights,
+  group_integers,
+  unpack,
+)
 
 ALIGN_FRACTION_BITS = 16   # fraction bits kept when the products of a column are aligned
 
@@ -20,7 +36,7 @@ def check( cfg: NpuConfig, i: Instruction, rows: int ) -> Error:
   """Whether the array accepts a GEMM command; the first thing wrong with it otherwise."""
   if rows == 0 or i.k == 0 or i.cols == 0:
     return Error.ZERO_SIZE
-  if int( i.group ) >= len( GROUP_SIZES ):
+  if int( i.group ) >= len( GROUP_SIZES ) or int( i.mode ) not in set( GemmMode ):
     return Error.BAD_FIELD
   if rows > cfg.m_max or i.k > cfg.k_max:
     return Error.BAD_SIZE
@@ -127,3 +143,91 @@ def gemm_floating( fmt: SmallFloat, n: int, a: NDArray[np.uint16], w: NDArray[np
   for k in range( 0, a.shape[1], n ):
     y = fadd( y, aligned_dot( fmt, a[:, k : k + n], w[k : k + n] ) )
   return epilogue( y, bias, residual )
+
+#-------------------------------------------------------------------------
+# The command as a whole
+#-------------------------------------------------------------------------
+
+def weights_of( layout: StreamLayout, stream: NDArray[np.uint32] ) -> Weights:
+  """A weight stream as the functions above take it: integers as float64, zero points subtracted."""
+  w = unpack( layout, stream )
+  if layout.mode in FLOATING_MODES:
+    return w
+  integers = group_integers( layout, w ) if layout.mode in GROUP_MODES else w.values
+  return Weights( integers.astype( np.float64 ), w.scales, w.zeros, w.bias )
+
+def gemm( layout: StreamLayout, weights: Weights, lanes: NDArray[np.uint32], residual: F32 | None = None ) -> F32:
+  """What a GEMM command computes.
+
+  Parameters
+  ----------
+  layout, weights
+    The stream's layout, and its content from `weights_of`.
+  lanes
+    Activations as they stand in the scratchpad, uint32 [M, K].
+  residual
+    float32 [M, N] or None.
+
+  Returns
+  -------
+  float32 [M, N]
+  """
+  padded = np.pad( lanes, ( ( 0, 0 ), ( 0, layout.k_padded - layout.k ) ) )
+  if layout.mode in FLOATING_MODES:
+    fmt = BF16 if layout.mode == GemmMode.BF16 else FP16
+    return gemm_floating( fmt, layout.n, padded.astype( np.uint16 ), weights.values, weights.bias, residual )
+  q, exponent = unpack_lanes( padded )
+  function    = gemm_groups if layout.mode in GROUP_MODES else gemm_integer
+  assert weights.scales is not None
+  return function( q, exponent, ACTIVATION_BITS[layout.mode], weights.values, weights.scales, weights.bias, residual )
+
+#-------------------------------------------------------------------------
+# Component
+#-------------------------------------------------------------------------
+
+def instruction_of( cmd: Any ) -> Instruction:
+  """The GEMM instruction that a command message stands for."""
+  flags = GemmFlag.BIAS * int( cmd.bias ) | GemmFlag.RESIDUAL * int( cmd.residual )
+  names = ( "dram", "dst", "src", "src2", "mode", "group", "k", "cols", "rows", "dst_stride", "src_stride" )
+  return mk( "GEMM", flags=flags, **{ name: int( getattr( cmd, name ) ) for name in names } )
+
+class MacArrayFL( Agent ):
+  """The block's ports around `gemm`, in no particular time; see `rtl_models.mac_array` for the ports."""
+
+  def construct( s, cfg: NpuConfig ) -> None:
+    BEAT = mk_bits( cfg.derived.beat_bits )
+    SPAD = mk_bits( cfg.derived.spad_addr_bits )
+    s.cfg = cfg
+    s.add_recv( "cmd", mk_gemm_cmd( cfg ) )
+    s.add_master( "mem", mk_mem_read_req( cfg ), BEAT )
+    s.add_master( "act", SPAD, BEAT )
+    s.add_master( "res", SPAD, BEAT )
+    s.add_send( "wr", mk_spad_write( cfg ) )
+    s.add_send( "done", mk_completion() )
+    s.start()
+
+  def process( s ) -> Process:
+    """One command after the other."""
+    while True:
+      cmd   = yield from s.recv( s.cmd_box )
+      i     = instruction_of( cmd )
+      error = check( s.cfg, i, int( cmd.rows ) )
+      if not error:
+        yield from s.execute( i )
+      yield from s.send( s.done_box, mk_completion()( int( error ), 0 ) )
+
+  def execute( s, i: Instruction ) -> Process:
+    """Read everything, compute, write everything."""
+    n, rows = s.cfg.n, int( i.rows )
+    layout  = gemm_layout( s.cfg, i )
+    stream  = yield from s.read_stream( int( i.dram ) * s.cfg.derived.beats_per_line, layout.total_beats )
+    lanes   = yield from s.read_matrix( "act", i.src, rows, i.src_stride, ceil_div( int( i.k ), n ) )
+    width   = ceil_div( int( i.cols ), n )
+    residual = None
+    if int( i.flags ) & GemmFlag.RESIDUAL:
+      words    = yield from s.read_matrix( "res", i.src2, rows, i.dst_stride, width )
+      residual = from_bits( words )[:, : int( i.cols )]
+    y = gemm( layout, weights_of( layout, stream ), lanes[:, : int( i.k )], residual )
+    result = np.zeros( ( rows, width * n ), dtype=np.uint32 )
+    result[:, : int( i.cols )] = bits( y )
+    yield from s.write_matrix( i.dst, i.dst_stride, result )

@@ -21,7 +21,6 @@ from npu.isa import (
   Convert,
   Error,
   GemmFlag,
-  GemmMode,
   Instruction,
   Status,
   Unit,
@@ -32,19 +31,17 @@ from npu.numerics.block_float import pack, quantize, unpack
 from npu.numerics.fp32 import F32, bits, fadd, fmul, from_bits
 from npu.numerics.small_float import BF16, FP16, SmallFloat, round_to, to_fp32
 from npu.weight_stream import (
-  ACTIVATION_BITS,
-  FLOATING_MODES,
-  GROUP_MODES,
   Weights,
-  group_integers,
-  unpack as unpack_stream,
 )
 
 TokenCallback = Callable[[int], None]
 
 @dataclass
 class Counters:
-  """What a run did: array multiply-accumulates (padding included), DRAM bytes in whole beats, instructions."""
+  """What a run did: multiply-accumulates, DRAM bytes in whole beats, instructions fetched.
+
+  GEMMs count their padded dimensions, attention the keys that a row may see.
+  """
   macs: int = 0
   dram_bytes_read: int = 0
   dram_bytes_written: int = 0
@@ -253,42 +250,23 @@ class NpuFL:
   #-----------------------------------------------------------------------
 
   def do_gemm( self, i: Instruction, rows: int, off: int ) -> None:
-    layout  = gemm_layout( self.cfg, i )
-    weights = self.weights( i )
-    src     = self.read( i.src, rows, i.src_stride, int( i.k ) )
+    layout   = gemm_layout( self.cfg, i )
     residual = None
     if int( i.flags ) & GemmFlag.RESIDUAL:
       residual = from_bits( self.read( i.src2, rows, i.dst_stride, int( i.cols ) ) )
-    if layout.mode in FLOATING_MODES:
-      fmt = BF16 if layout.mode == GemmMode.BF16 else FP16
-      a   = np.zeros( ( rows, layout.k_padded ), dtype=np.uint16 )
-      a[:, : layout.k] = src.astype( np.uint16 )
-      y   = mac_array.gemm_floating( fmt, self.cfg.n, a, weights.values, weights.bias, residual )
-    else:
-      q, exponent = unpack( src )
-      if layout.k_padded > layout.k:
-        q = np.pad( q, ( ( 0, 0 ), ( 0, layout.k_padded - layout.k ) ) )
-      gemm = mac_array.gemm_groups if layout.mode in GROUP_MODES else mac_array.gemm_integer
-      assert weights.scales is not None
-      y = gemm( q, exponent, ACTIVATION_BITS[layout.mode], weights.values, weights.scales, weights.bias, residual )
+    lanes = self.read( i.src, rows, i.src_stride, int( i.k ) )
+    y     = mac_array.gemm( layout, self.weights( i ), lanes, residual )
     self.write( i.dst, i.dst_stride, bits( y ) )
     self.counters.macs += rows * layout.k * layout.cols
     self.counters.dram_bytes_read += layout.total_bytes
 
   def weights( self, i: Instruction ) -> Weights:
-    """The weight stream of a GEMM, unpacked; integers as float64, zero points subtracted."""
+    """The weight stream of a GEMM, unpacked, from the cache if it is there."""
     layout = gemm_layout( self.cfg, i )
     low    = int( i.dram )
     high   = low + ceil_div( layout.total_bytes, LINE_BYTES )
-
-    def make() -> Weights:
-      w = unpack_stream( layout, self.words( low, layout.total_bytes // 4 ) )
-      if layout.mode in FLOATING_MODES:
-        return w
-      integers = group_integers( layout, w ) if layout.mode in GROUP_MODES else w.values
-      return Weights( integers.astype( np.float64 ), w.scales, w.zeros, w.bias )
-
-    return self._cache.get( ( low, layout ), low, high, make )
+    return self._cache.get( ( low, layout ), low, high,
+                            lambda: mac_array.weights_of( layout, self.words( low, layout.total_bytes // 4 ) ) )
 
   #-----------------------------------------------------------------------
   # Vector unit

@@ -34,8 +34,8 @@ LevelOpt     = Annotated[str, typer.Option( help="Level to simulate at: fl." )]
 JsonOpt      = Annotated[str | None, typer.Option( "--json", metavar="FILE",
                                                    help="Write the results as JSON; - is standard output." )]
 ContextOpt   = Annotated[int | None, typer.Option(
-  help="Positions to provide for [default: the model's, up to 4096]." )]
-PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass [default: as many as fit]." )]
+  help="Positions to provide for (default: the model's own, up to 4096)." )]
+PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass (default: as many as fit)." )]
 ImageOpt     = Annotated[Path | None, typer.Option( "--image", metavar="FILE",
                                                     help="Use this image of MODEL instead of compiling." )]
 
@@ -154,7 +154,7 @@ def print_summary( session: Session, done: Generation, report: dict[str, Any] ) 
   messages.print( table, soft_wrap=True )
 
 @app.command( "compile" )
-def compile_command( model: ModelArg,
+def compile_command( model: Annotated[str, typer.Argument( help="Checkpoint folder, or tiny or nano." )],
                      output: Annotated[Path, typer.Option( "-o", "--output", help="Image file to write." )],
                      precision: PrecisionOpt = DEFAULT_PRECISION, config: ConfigOpt = DEFAULT_CONFIG,
                      context: ContextOpt = None,
@@ -214,7 +214,7 @@ def disasm( image: Annotated[Path, typer.Argument( help="Image file." )] ) -> No
 @app.command()
 def compare( model: ModelArg = "tiny", precision: PrecisionOpt = DEFAULT_PRECISION, config: ConfigOpt = DEFAULT_CONFIG,
              text: Annotated[Path | None, typer.Option(
-               metavar="FILE", help="Text [default: the held-out text]." )] = None,
+               metavar="FILE", help="Text (default: the held-out text)." )] = None,
              tokens: Annotated[int, typer.Option( help="Tokens to compare on, from the start of the text." )] = 4096,
              context: ContextOpt = None, image: ImageOpt = None, json_file: JsonOpt = None ) -> None:
   """Compare with Hugging Face's float32 model, teacher-forced on the same tokens."""

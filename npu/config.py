@@ -93,9 +93,12 @@ class Derived:
     self.beat_addr_bits = 32 + clog2( self.beats_per_line )
     self.burst_beats    = 4096 // self.beat_bytes
     self.burst_len_bits = clog2( self.burst_beats + 1 )
+    # Beats that a stream may have under way: enough to hide the latency behind bursts of 16.
+    self.stream_beats   = 1 << clog2( cfg.dram_latency + 24 )
     self.spad_rows      = cfg.spad_bytes // self.beat_bytes
     self.spad_addr_bits = clog2( self.spad_rows )
     self.row_count_bits = clog2( cfg.m_max + 1 )
+    self.row_index_bits = max( clog2( cfg.m_max ), 1 )
     # The worst case of k_max products of two INT16 of magnitude at most 2^15, and a sign.
     self.acc_bits       = 30 + clog2( cfg.k_max ) + 1 + 1
     # RMSNorm's sum of squares of at most k_max INT16 in -32767..32767, never negative.

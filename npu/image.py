@@ -13,7 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,7 +81,8 @@ def create_image( path: Path ) -> Iterator[ImageWriter]:
   except OSError as e:
     raise NpuError( f"cannot write {path}: {e.strerror or e}" ) from None
   finally:
-    part.unlink( missing_ok=True )
+    with suppress( OSError ):          # what went wrong before is what the user has to know
+      part.unlink()
 
 @dataclass( frozen=True )
 class Image:
@@ -97,10 +98,14 @@ def _read_header( path: Path, file: BinaryIO ) -> tuple[int, int, int, bytes]:
   _, version, manifest_bytes, payload_bytes, dram_bytes, digest = HEADER.unpack( head )
   if version != VERSION:
     raise NpuError( f"{path} is an image of version {version}; this program reads version {VERSION}: compile it again" )
+  if payload_bytes > dram_bytes:
+    raise NpuError( f"{path} is damaged: its header says that {payload_bytes} of {dram_bytes} bytes are stored; "
+                    "compile it again" )
   expected = PAYLOAD_OFFSET + dram_bytes + manifest_bytes
   size = os.fstat( file.fileno() ).st_size
   if size != expected:
-    raise NpuError( f"{path} has {size} bytes; its header says {expected}: it is truncated, compile it again" )
+    problem = "truncated" if size < expected else "too long"
+    raise NpuError( f"{path} has {size} bytes; its header says {expected}: it is {problem}, compile it again" )
   return manifest_bytes, payload_bytes, dram_bytes, digest
 
 def load_image( path: Path ) -> Image:

@@ -15,6 +15,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from math import copysign, isinf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,8 +147,8 @@ FORMATS = (
   Format( "PASS",    0x02, Unit.CTRL, (
     Field( "limit", 5, 0, 20, "the most rows of a pass" ), ),
     "ROWS = min(limit, LEN - POS); an error if that is zero" ),
-  Format( "ADVANCE", 0x03, Unit.CTRL, (), "POS = POS + ROWS" ),
-  Format( "SETROWS", 0x04, Unit.CTRL, (), "ROWS = rows" ),
+  Format( "ADVANCE", 0x03, Unit.CTRL, (), "POS = POS + ROWS; an error if that is more than LEN" ),
+  Format( "SETROWS", 0x04, Unit.CTRL, (), "ROWS = rows, 0 included" ),
   Format( "JUMP",    0x05, Unit.CTRL, (
     Field( "target", 1, 0, 32, "instruction to go on at" ), ),
     "goes on at `target`; going backward twice without POS having grown is an error" ),
@@ -155,7 +156,7 @@ FORMATS = (
     "tokens[LEN] = TOKEN, LEN = LEN + 1; ends the run at an EOS token, the token limit or a full context" ),
   Format( "HALT",    0x07, Unit.CTRL, (
     Field( "status", 2, 24, 8, "status that the mailbox gets", Status ), ),
-    "ends the run" ),
+    "ends the run; only EOS, LIMIT, CONTEXT and SCORED may be said" ),
   Format( "LOAD",    0x10, Unit.LOAD, ( _DRAM, _DST, _LENGTH, _DSTRIDE, _ROWLINES ),
     "copies `rows` rows of `length` words from DRAM to the scratchpad" ),
   Format( "EMBED",   0x11, Unit.LOAD, (
@@ -172,7 +173,7 @@ FORMATS = (
     Field( "cols", 7, 0, 20, "elements of a result row" ) ),
     "result = operand x weight stream (+ bias) (+ residual at src2, with dst_stride)" ),
   Format( "RMSNORM", 0x30, Unit.VEC, (
-    Field( "inv_length", 1, 0, 32, "1 / length", "fp32" ), *_BINARY[:-1],
+    Field( "inv_length", 1, 0, 32, "1 / the elements that are not padding", "fp32" ), *_BINARY[:-1],
     Field( "eps", 7, 0, 32, "added to the mean square", "fp32" ) ),
     "x / sqrt(mean(x^2) + eps) * gain; gain is one segment at src2" ),
   Format( "ROPE",    0x31, Unit.VEC, _BINARY,
@@ -223,7 +224,13 @@ class BadInstruction( ValueError ):
     self.error = error
 
 def _to_bits( f: Field, value: float ) -> int:
-  raw = int( np.float32( value ).view( np.uint32 ) ) if f.kind == "fp32" else int( value )
+  if f.kind == "fp32":
+    with np.errstate( over="ignore" ):
+      rounded = np.float32( value )
+    if isinf( rounded ) and not isinf( value ):
+      raise NpuError( f"field {f.name} is {value}; FP32 ends at 3.4e38" )
+    return int( rounded.view( np.uint32 ) )
+  raw = int( value )
   if not 0 <= raw < 1 << f.width:
     raise NpuError( f"field {f.name} is {value}; it has {f.width} bits, 0 to {( 1 << f.width ) - 1}" )
   return raw
@@ -261,7 +268,7 @@ class Instruction:
         raise NpuError( f"{self.mnemonic} has no field '{name}'; it has {', '.join( sorted( names ) )}" )
     # Operands become plain attributes: a simulator reads them a million times.
     self.__dict__.update( dict.fromkeys( names, 0 ), **self.operands )
-    self.__dict__["operands"] = { k: v for k, v in self.operands.items() if v }
+    self.__dict__["operands"] = { k: v for k, v in self.operands.items() if v or copysign( 1, v ) < 0 }
 
   @property
   def format( self ) -> Format:
@@ -333,7 +340,7 @@ def _parse( f: Field, text: str ) -> int | float:
     if f.kind == "fp32" and text.startswith( "0x" ):
       return float( np.uint32( int( text, 16 ) ).view( np.float32 ) )
     return float( text ) if f.kind == "fp32" else int( text, 0 )
-  except ValueError:
+  except ( ValueError, OverflowError ):
     raise NpuError( f"field {f.name}: '{text}' is not a number" ) from None
 
 def disassemble( instruction: Instruction ) -> str:
@@ -361,6 +368,8 @@ def assemble( line: str ) -> Instruction:
     name, equals, text = part.partition( "=" )
     if not equals or name not in fields:
       raise NpuError( f"{parts[0]} has no field '{name}'; it has {', '.join( fields )}" )
+    if name in operands:
+      raise NpuError( f"{parts[0]} has field '{name}' twice" )
     operands[name] = _parse( fields[name], text )
     _to_bits( fields[name], operands[name] )
   return Instruction( parts[0], operands )

@@ -49,3 +49,9 @@ def mk_gemm_cmd( cfg: NpuConfig ) -> Any:
     "dram": Bits32, "dst": Bits24, "src": Bits24, "src2": Bits24, "mode": Bits3, "group": Bits2,
     "bias": Bits1, "residual": Bits1, "k": Bits20, "cols": Bits20, "rows": mk_bits( 8 ),
     "dst_stride": Bits16, "src_stride": Bits16 } )
+
+@cache
+def mk_stream_req( cfg: NpuConfig ) -> Any:
+  """A linear stream to read: first beat, and how many."""
+  return mk_bitstruct( _name( "StreamReq", cfg ), {
+    "addr": mk_bits( cfg.derived.beat_addr_bits ), "beats": Bits32 } )

@@ -379,7 +379,8 @@ def worst_accesses( cfg: NpuConfig, i: Instruction, pass_rows: int ) -> list[Acc
   """What an instruction may touch in a pass of up to `pass_rows` rows, whatever the registers hold."""
   rows = int( i.rows ) or pass_rows
   if i.rel == Rel.LAST:
-    return footprint( cfg, i, rows, 0 ) + footprint( cfg, i, rows, pass_rows - 1 )
+    first, last = footprint( cfg, i, rows, 0 ), footprint( cfg, i, rows, pass_rows - 1 )
+    return [ Access( a.space, a.low, b.high, a.write ) for a, b in zip( first, last, strict=True ) ]
   return footprint( cfg, i, rows, 0 )    # other registers move only within read-only tables
 
 def assign_waits( cfg: NpuConfig, instructions: list[Instruction], pass_rows: int ) -> list[Instruction]:

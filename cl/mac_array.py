@@ -1,0 +1,378 @@
+"""MAC array, cycle level: what happens in which cycle.
+
+Values come from `fl.mac_array`; this file says when. Every cycle has two halves: first all that can happen
+is decided from the state at its beginning, then the state moves. So the order of the statements in the
+second half does not matter, and the cycle counts are those of `rtl_models.mac_array`.
+
+    beat        a cycle of the stream: into the buffer, later out of it into biases, scales or shadow weights
+    issue       an activation row meets the stationary tile; K tiles inside, rows innermost
+    swap        the shadow weights become the stationary tile, in the cycle of the old tile's last issue
+    retire      ten cycles after its last issue a row is written, if nothing holds the pipeline
+"""
+
+from collections import deque
+
+import numpy as np
+from pymtl3 import *
+from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
+
+from fl.agent import from_lanes, to_lanes
+from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
+from npu.config import ceil_div
+from npu.footprint import gemm_layout
+from npu.isa import GemmFlag
+from npu.messages import mk_completion, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.numerics.fp32 import bits, from_bits
+from npu.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
+
+MAX_BURST  = 16    # beats
+COMMANDS   = 2     # commands that wait for the stream, and for the arithmetic
+HEADERS    = 4     # biases, and scales, that wait for their tile
+ROWS_AHEAD = 4     # scratchpad rows asked for before their use
+STAGES     = 10    # cycles from issue to the write port
+# Rows that are not the end of a sum leave the pipeline after stage 3 (integers) or 6 (FP32 sums).
+INT_SUM, SCALE, FP32_SUM, BIAS, RESIDUAL = 4, 6, 7, 9, 10
+
+class Stream:
+  """Reads beats ahead of their use into a buffer; asks for a burst once the buffer has room for it."""
+
+  def __init__( self, cfg ):
+    self.page   = cfg.derived.burst_beats
+    self.room   = cfg.derived.stream_beats
+    self.buffer = deque()
+    self.addr   = 0
+    self.left   = 0
+
+  def burst( self ):
+    """Beats of the next burst: inside 4 KiB, inside the stream."""
+    return min( self.page - self.addr % self.page, MAX_BURST, self.left )
+
+  def asks( self ):
+    """Whether a request is offered in this cycle."""
+    return self.left > 0 and self.room >= self.burst()
+
+class Loader:
+  """Takes the stream apart: biases and scales into queues, weights into the shadow registers."""
+
+  def __init__( self ):
+    self.layout = None      # of the stream that is loaded
+    self.setup  = False     # a command has just come
+    self.parts  = None      # what the stream still brings
+    self.part   = None      # what the next beat is
+    self.full   = False     # the shadow registers hold a tile
+    self.scales = 0         # waiting
+    self.biases = 0
+    self.beats  = []        # of this output tile, so far
+    self.tiles  = deque()   # words of complete output tiles, for the arithmetic
+
+  def takes( self, has_beat, swap ):
+    """Whether the next part of the stream is taken in this cycle."""
+    if not has_beat or self.part is None:
+      return False
+    return { "bias": self.biases < HEADERS, "scale": self.scales < HEADERS }.get(
+      self.part, not self.full or swap )
+
+def stream_parts( layout: StreamLayout ):
+  """The parts of a stream, one per cycle: bias, scale, half, weights, tile (weights that complete a tile).
+
+  `half` leaves the beat in the buffer: at n = 4 a beat of INT4 holds two tiles. The last part of an
+  output tile comes with True.
+  """
+  n = layout.n
+  rows_per_beat  = 32 // WEIGHT_BITS[layout.mode]
+  steps  = max( n // rows_per_beat, 1 )
+  halves = rows_per_beat > n
+  k_tiles = ceil_div( layout.k, n )
+  per_group = layout.group // n
+  for _ in range( layout.tiles ):
+    if layout.has_bias:
+      yield "bias", False
+    if layout.mode not in GROUP_MODES and layout.mode not in FLOATING_MODES:
+      yield "scale", False
+    for kt in range( k_tiles ):
+      if layout.group and kt % per_group == 0:
+        yield "scale", False
+      for step in range( steps ):
+        if step < steps - 1:
+          yield "weights", False
+        else:
+          yield ( "half" if halves and kt % 2 == 0 else "tile" ), kt == k_tiles - 1
+
+class Rows:
+  """Reads scratchpad rows ahead of their use, in a given order of addresses."""
+
+  def __init__( self ):
+    self.free   = ROWS_AHEAD
+    self.buffer = deque()
+    self.order  = iter( () )
+    self.next   = None
+
+  def start( self, order ):
+    """Begin a new sequence of addresses."""
+    self.order = iter( order )
+    self.next  = next( self.order, None )
+
+  def tick( self, ifc, used ):
+    """End of the cycle: `used` says that the oldest row was taken."""
+    asked = self.next is not None and self.free > 0 and ifc.req.rdy
+    if asked:
+      self.next = next( self.order, None )
+    if used:
+      self.buffer.popleft()
+    if ifc.resp.val:
+      self.buffer.append( int( ifc.resp.msg ) )
+    self.free += int( used ) - int( asked )
+
+class Row:
+  """An activation row in the pipeline."""
+
+  def __init__( self, ends_int, ends_sum, last_row, floating, words, used ):
+    self.ends_int = ends_int      # the last K tile of an integer sum
+    self.ends_sum = ends_sum      # the last K tile of all: a result
+    self.last_row = last_row      # of the pass
+    self.floating = floating
+    self.words    = words         # the result, float32 [n], if ends_sum
+    self.used     = used          # lanes before the last column
+
+def mask( words, used ):
+  """Lanes from `used` on become zero."""
+  return np.where( np.arange( len( words ) ) < used, words, np.float32( 0 ) ).astype( np.float32 )
+
+class MacArrayCL( Component ):
+  """See `rtl_models.mac_array.MacArrayRTL` for the ports."""
+
+  def construct( s, cfg ):
+    d    = cfg.derived
+    BEAT = mk_bits( d.beat_bits )
+    SPAD = mk_bits( d.spad_addr_bits )
+    REQ, WRITE, DONE = mk_mem_read_req( cfg ), mk_spad_write( cfg ), mk_completion()
+    s.cfg = cfg
+
+    # Interface
+
+    s.cmd  = RecvIfcRTL( mk_gemm_cmd( cfg ) )
+    s.mem  = MasterIfcRTL( REQ, BEAT )
+    s.act  = MasterIfcRTL( SPAD, BEAT )
+    s.res  = MasterIfcRTL( SPAD, BEAT )
+    s.wr   = SendIfcRTL( WRITE )
+    s.done = SendIfcRTL( DONE )
+
+    # State is plain Python, reached by another name: PyMTL3 takes what it reads through `s` for signals.
+    s.clear()
+    me = s
+
+    @update_ff
+    def ff_tick():
+      if s.reset:
+        me.clear()
+      else:
+        me.tick()
+      # Outputs depend on state alone: what is offered in the next cycle.
+      s.cmd.rdy      <<= len( me.todo ) < COMMANDS and len( me.fetch ) < COMMANDS
+      s.mem.req.val  <<= me.stream.asks()
+      s.mem.req.msg  <<= REQ( me.stream.addr, me.stream.burst() )
+      s.mem.resp.rdy <<= 1
+      s.act.req.val  <<= me.acts.next is not None and me.acts.free > 0
+      s.act.req.msg  <<= me.acts.next or 0
+      s.act.resp.rdy <<= 1
+      s.res.req.val  <<= me.ress.next is not None and me.ress.free > 0
+      s.res.req.msg  <<= me.ress.next or 0
+      s.res.resp.rdy <<= 1
+      s.wr.val       <<= me.pipe[STAGES] is not None
+      s.wr.msg       <<= WRITE( *me.write() )
+      s.done.val     <<= me.state == "report"
+      s.done.msg     <<= DONE( me.code, 0 )
+
+  def clear( s ):
+    """The state after reset."""
+    s.todo   = deque()                    # (instruction, error) to compute
+    s.fetch  = deque()                    # instructions to stream
+    s.stream = Stream( s.cfg )
+    s.loader = Loader()
+    s.acts   = Rows()
+    s.ress   = Rows()
+    s.pipe   = [ None ] * ( STAGES + 1 )  # pipe[i]: the row behind stage i
+    s.state  = "idle"
+    s.code   = 0
+    s.active = False                      # a stationary tile that is not used up
+    s.i      = None                       # the instruction that is computed
+    s.writes = deque()                    # addresses still to be written
+    s.layout, s.residual = None, False
+    s.filled = s.last_of_tile = False
+
+  def write( s ):
+    """The address and data that stand at the write port."""
+    row = s.pipe[STAGES]
+    return ( s.writes[0], from_lanes( bits( row.words ) ) ) if row else ( 0, 0 )
+
+  def tick( s ):
+    """One cycle."""
+    # What happens in this cycle, from the state at its beginning
+    head    = s.pipe[RESIDUAL - 1]
+    needs   = head is not None and s.residual
+    go      = not ( s.pipe[STAGES] and not s.wr.rdy ) and not ( needs and not s.ress.buffer )
+    issue   = s.state == "run" and s.active and bool( s.acts.buffer ) and go
+    last_m  = issue and s.m == s.rows - 1
+    swap    = s.loader.full and ( not s.active or last_m )
+    written = bool( s.pipe[STAGES] and s.wr.rdy )
+    took_residual = needs and go
+    residual_row  = s.ress.buffer[0] if took_residual else None
+    row = s.issue_row() if issue else None
+
+    # How the state moves
+    s.acts.tick( s.act, issue )
+    s.ress.tick( s.res, took_residual )
+    s.tick_stream( swap )
+    if go:
+      s.tick_pipeline( row, residual_row )
+    elif written:
+      s.pipe[STAGES] = None
+    s.tick_commands( written )
+    s.active = swap or ( s.active and not last_m )
+
+  #-----------------------------------------------------------------------
+  # Stream side
+  #-----------------------------------------------------------------------
+
+  def tick_stream( s, swap ):
+    """Requests, responses, and one part of the stream."""
+    stream, loader = s.stream, s.loader
+    takes    = loader.takes( bool( stream.buffer ), swap )
+    pops     = takes and loader.part != "half"
+    asked    = stream.asks() and s.mem.req.rdy
+    starts   = bool( s.fetch ) and stream.left == 0 and not loader.setup and loader.part is None
+    if loader.setup:
+      loader.setup = False
+      loader.parts = stream_parts( loader.layout )
+      s.next_part()
+    elif takes:
+      s.take_part( swap )
+    if swap and not ( takes and s.filled ):
+      loader.full = False
+    if asked:
+      burst = stream.burst()
+      stream.room -= burst
+      stream.addr += burst
+      stream.left -= burst
+    if pops:
+      stream.buffer.popleft()
+      stream.room += 1
+    if s.mem.resp.val:
+      stream.buffer.append( int( s.mem.resp.msg ) )
+    if starts:
+      i = s.fetch.popleft()
+      loader.layout = gemm_layout( s.cfg, i )
+      loader.setup  = True
+      stream.addr   = int( i.dram ) * s.cfg.derived.beats_per_line
+      stream.left   = loader.layout.total_beats
+
+  def next_part( s ):
+    """Look at what comes next in the stream."""
+    s.loader.part, s.last_of_tile = next( s.loader.parts, ( None, False ) )
+
+  def take_part( s, swap ):
+    """Take one part of the stream."""
+    loader   = s.loader
+    s.filled = loader.part in ( "half", "tile" )
+    if loader.part != "half":
+      loader.beats.append( to_lanes( s.stream.buffer[0], s.cfg.n ) )
+    if loader.part == "bias":
+      loader.biases += 1
+    elif loader.part == "scale":
+      loader.scales += 1
+    elif s.filled:
+      loader.full = True
+    if s.last_of_tile:
+      loader.tiles.append( np.concatenate( loader.beats ) )
+      loader.beats = []
+    s.next_part()
+
+  #-----------------------------------------------------------------------
+  # Commands
+  #-----------------------------------------------------------------------
+
+  def tick_commands( s, written ):
+    """Accept, start, finish and report commands."""
+    if s.state == "idle" and s.todo:
+      s.i, s.code = s.todo.popleft()
+      s.state = "report" if s.code else "setup"
+    elif s.state == "setup":
+      s.set_up()
+      s.state = "run"
+    elif s.state == "run" and written:
+      s.writes.popleft()
+      if not s.writes:
+        s.state = "report"
+    elif s.state == "report" and s.done.rdy:
+      s.state = "idle"
+    if s.cmd.val and s.cmd.rdy:
+      i     = instruction_of( s.cmd.msg )
+      error = check( s.cfg, i, int( i.rows ) )
+      s.todo.append( ( i, int( error ) ) )
+      if not error:
+        s.fetch.append( i )
+
+  def set_up( s ):
+    """Counters and addresses of a command."""
+    i, n     = s.i, s.cfg.n
+    s.layout = gemm_layout( s.cfg, i )
+    s.rows, s.k_tiles = int( i.rows ), ceil_div( int( i.k ), n )
+    s.residual = bool( int( i.flags ) & GemmFlag.RESIDUAL )
+    s.floating = s.layout.mode in FLOATING_MODES
+    s.m = s.kt = s.tile = 0
+    s.lanes = np.zeros( ( s.rows, s.k_tiles * n ), dtype=np.uint32 )
+    tiles = s.layout.tiles
+    s.acts.start( int( i.src ) + m * int( i.src_stride ) + kt
+                  for _ in range( tiles ) for kt in range( s.k_tiles ) for m in range( s.rows ) )
+    if s.residual:
+      s.ress.start( int( i.src2 ) + m * int( i.dst_stride ) + t for t in range( tiles ) for m in range( s.rows ) )
+    s.writes = deque( int( i.dst ) + m * int( i.dst_stride ) + t for t in range( tiles ) for m in range( s.rows ) )
+
+  #-----------------------------------------------------------------------
+  # Arithmetic side
+  #-----------------------------------------------------------------------
+
+  def issue_row( s ):
+    """The next activation row meets the stationary tile."""
+    n, layout = s.cfg.n, s.layout
+    s.lanes[s.m, s.kt * n : ( s.kt + 1 ) * n] = to_lanes( s.acts.buffer[0], n )
+    last_kt  = s.kt == s.k_tiles - 1
+    group    = layout.group // n
+    ends_int = s.floating or last_kt or ( group > 0 and s.kt % group == group - 1 )
+    words    = s.result() if last_kt else None
+    row = Row( ends_int, last_kt, s.m == s.rows - 1, s.floating, words, layout.cols - s.tile * n )
+    s.m += 1
+    if s.m == s.rows:
+      s.m, s.kt = 0, s.kt + 1
+      if last_kt:
+        s.kt, s.tile = 0, s.tile + 1
+    return row
+
+  def result( s ):
+    """Row m of this output tile, float32 [n], without its residual; lanes past the last column are zero."""
+    n, layout = s.cfg.n, s.layout
+    if s.m == 0:
+      one = StreamLayout( layout.mode, n, layout.k, n, layout.group, layout.has_bias )
+      s.one, s.weights = one, weights_of( one, s.loader.tiles.popleft() )
+    y = gemm( s.one, s.weights, s.lanes[s.m : s.m + 1, : layout.k] )[0]
+    return mask( y, layout.cols - s.tile * n )
+
+  def tick_pipeline( s, row, residual_row ):
+    """Every row moves one stage; a new one enters."""
+    into = [ None, row, *s.pipe[1:STAGES] ]
+    if into[INT_SUM] and not into[INT_SUM].ends_int:
+      into[INT_SUM] = None
+    if into[SCALE] and into[SCALE].last_row and not into[SCALE].floating:
+      s.loader.scales -= 1
+    if into[FP32_SUM] and not into[FP32_SUM].ends_sum:
+      into[FP32_SUM] = None
+    if into[BIAS] and into[BIAS].last_row and s.layout.has_bias:
+      s.loader.biases -= 1
+    if residual_row is not None:
+      out = into[RESIDUAL]
+      out.words = mask( epilogue( out.words, None, from_bits( to_lanes( residual_row, s.cfg.n ) ) ), out.used )
+    s.pipe = into
+
+  def line_trace( s ):
+    return ( f"{s.cmd}({s.state[0]}{len( s.stream.buffer ):3d}{'F' if s.loader.full else ' '} "
+             f"{''.join( 'x' if r else ' ' for r in s.pipe[1:] )}){s.wr}" )
