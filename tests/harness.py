@@ -252,8 +252,8 @@ class Memory( Component ):
     None stalls never.
 
   After a run `requests` has ( cycle, address in beats, beats ) of each request, `beats` the number of
-  beats taken and `cycles` the cycle of each. Raises HarnessError for a burst of no beats, one that crosses 4 KiB and one that
-  leaves the memory.
+  beats taken and `cycles` the cycle of each. Raises HarnessError for a burst of no beats, one that crosses
+  4 KiB and one that leaves the memory.
   """
 
   def construct( s, cfg, data, latency=None, beats_per_cycle=Fraction( 1 ), stall_seed=None,

@@ -11,7 +11,7 @@ from pymtl3 import Component
 
 from cl.mac_array import MacArrayCL
 from fl.mac_array import MacArrayFL, gemm, weights_of
-from npu.config import LINE_BYTES, PRESETS, NpuConfig, ceil_div
+from npu.config import LINE_BYTES, PRESETS, NpuConfig, ceil_div, round_up
 from npu.isa import GROUP_SIZES, Error, GemmMode
 from npu.messages import mk_completion, mk_gemm_cmd
 from npu.numerics.block_float import pack as pack_lanes
@@ -49,7 +49,7 @@ class Gemm:
   group: int = 0          # as encoded: 1, 2, 3 for 32, 64, 128
   bias: bool = False
   residual: bool = False
-  data: str = "random"    # random, extreme, zero, tiny, huge, cancel
+  data: str = "random"    # random, extreme, zero, tiny, huge, cancel, spread
 
 @dataclass( frozen=True )
 class Timing:
@@ -73,6 +73,9 @@ def activations( g: Gemm, rng: np.random.Generator ) -> np.ndarray:
   elif g.data == "huge":
     x *= np.float32( 2.0 ** 60 )
   if g.mode in FLOATING_MODES:
+    if g.data == "spread":
+      # Large activations meet weights of zero: they must not decide how the small ones are aligned.
+      return np.tile( np.array( [ 0x7000, 0x0480 ] ), ( g.rows, g.k // 2 ) ).astype( np.uint32 )
     if g.data == "extreme":
       # The whole exponent range, zeros and subnormals (which count as zero) side by side.
       return rng.choice( np.array( [ 0, 0x8000, 0x0001, 0x8080, 0x0400, 0x4000, 0xBF80, 0x3C00 ] ),
@@ -84,8 +87,8 @@ def activations( g: Gemm, rng: np.random.Generator ) -> np.ndarray:
   return pack_lanes( q, exponent )
 
 def weights( g: Gemm, rng: np.random.Generator ) -> Weights:
-  """A matrix [k, cols] in the mode's format."""
-  shape  = ( g.k, g.cols )
+  """A matrix [k, cols] in the mode's format; K is filled up to whole tiles with values that must not count."""
+  shape  = ( g.k if g.group else round_up( g.k, 16 ), g.cols )
   groups = g.k // GROUP_SIZES[g.group] if g.group else 1
   bias   = rng.standard_normal( g.cols ).astype( np.float32 ) if g.bias else None
   if g.mode in FLOATING_MODES:
@@ -93,6 +96,8 @@ def weights( g: Gemm, rng: np.random.Generator ) -> Weights:
     if g.data == "cancel":
       w[1::2] = -w[0 : 2 * ( g.k // 2 ) : 2][: len( w[1::2] )]
     values = round_to( BF16 if g.mode == GemmMode.BF16 else FP16, w )
+    if g.data == "spread":
+      values = np.where( np.arange( shape[0] )[:, None] % 2, values, [ [ 0, 0x8001 ] * ( g.cols // 2 ) ] )
     if g.data == "extreme":
       # The largest are such that no sum overflows: infinity is not an accepted value.
       values = rng.choice( np.array( [ 0, 0x8000, 0x0001, 0x7B7F, 0x0080, 0x3F80, 0xBF80, 0xFB00 ] ), shape )
@@ -122,7 +127,9 @@ class World:
     row = 3
     for g in commands:
       layout = StreamLayout( g.mode, cfg.n, g.k, g.cols, GROUP_SIZES[g.group], g.bias )
-      stream = pack( layout, weights( g, rng ) )
+      filled = replace( layout, k=layout.k_padded )
+      matrix = weights( g, rng )
+      stream = pack( filled, replace( matrix, values=matrix.values[: layout.k_padded] ) )
       line   = sum( len( b ) for b in blocks ) // LINE_BYTES
       blocks.append( np.pad( stream.view( np.uint8 ), ( 0, -stream.nbytes % LINE_BYTES ) ) )
       self.beats += layout.total_beats
@@ -175,10 +182,10 @@ class Harness( Component ):
     return s.dut.line_trace()
 
 def simulate( cfg: NpuConfig, level: str, world: World, timing: Timing = CALM, errors: list[Error] | None = None,
-              opts: dict | None = None, **kwargs: object ) -> int:
+              opts: dict | None = None, max_cycles: int = 200_000, **kwargs: object ) -> int:
   """Run a world at a level, check every scratchpad row and the memory traffic; returns cycles."""
   th = Harness( mk_dut( BLOCK, level, cfg, **kwargs ), world, errors or [ Error.NONE ] * len( world.messages ), timing )
-  cycles = run( th, 200_000, opts )
+  cycles = run( th, max_cycles, opts )
   wrong = np.argwhere( th.spad.rows != world.expected )
   assert len( wrong ) == 0, ( f"scratchpad row {wrong[0][0]} lane {wrong[0][1]} is "
                               f"{th.spad.rows[tuple( wrong[0] )]:#010x}, expected "
@@ -228,6 +235,9 @@ ROWS = [
   ( "fp16_extreme",          [ Gemm( M.FP16, k=32, cols=8, rows=3, data="extreme" ) ],              CALM ),
   ( "bf16_cancel",           [ Gemm( M.BF16, k=32, cols=8, rows=2, data="cancel" ) ],               CALM ),
   ( "fp16_cancel",           [ Gemm( M.FP16, k=32, cols=8, rows=2, data="cancel" ) ],               CALM ),
+  ( "bf16_spread",           [ Gemm( M.BF16, k=32, cols=8, rows=2, data="spread" ) ],               CALM ),
+  ( "fp16_spread",           [ Gemm( M.FP16, k=32, cols=8, rows=2, data="spread" ) ],               CALM ),
+  ( "late_residual",         [ Gemm( k=4, cols=64, rows=8, residual=True ) ],                       Timing( stall_seed=2 ) ),
   ( "source_delay",          [ Gemm( rows=2 ), Gemm(), Gemm( k=12 ) ],                              Timing( source=7 ) ),
   ( "sink_delay",            [ Gemm( rows=2 ), Gemm(), Gemm( k=12 ) ],                              Timing( sink=29 ) ),
   ( "slow_memory",           [ Gemm( k=32, cols=16, rows=2 ) ],                            Timing( beats=Fraction( 1, 4 ) ) ),

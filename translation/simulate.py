@@ -115,17 +115,16 @@ class Design:
     return verilator.compile_model( self.top, self.source, [ p.verilog for p in self.ports ], trace )
 
 def mk_design( cls: Any, *args: Any, **kwargs: Any ) -> Design:
-  """Translate `cls( *args, **kwargs )`; once for the same hashable arguments."""
+  """Translate `cls( *args, **kwargs )`; only once for the same arguments, if they are hashable."""
   try:
-    return _mk_design_once( cls, args, tuple( kwargs.items() ) )
-  except TypeError as e:
-    if "unhashable" not in str( e ):
-      raise
-    return _mk_design( cls, args, tuple( kwargs.items() ) )
+    hash( ( args, *kwargs.values() ) )
+  except TypeError:
+    return _mk_design( cls, *args, **kwargs )
+  return _mk_design_once( cls, *args, **kwargs )
 
-def _mk_design( cls: Any, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...] ) -> Design:
+def _mk_design( cls: Any, *args: Any, **kwargs: Any ) -> Design:
   with _apart_from_other_elaboration():
-    block = cls( *args, **dict( kwargs ) )
+    block = cls( *args, **kwargs )
     block.elaborate()
   top, source = to_verilog( block )
   signals   = block.get_all_object_filter(
@@ -137,7 +136,7 @@ def _mk_design( cls: Any, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], 
                 if name not in ( "clk", "reset" ) and _is_interface( x ) }
   return Design( top, source, tuple( ports ), interface )
 
-_mk_design_once = functools.lru_cache( maxsize=64 )( _mk_design )
+_mk_design_once = functools.lru_cache( maxsize=64, typed=True )( _mk_design )
 
 @contextmanager
 def _apart_from_other_elaboration() -> Iterator[None]:
