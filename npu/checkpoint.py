@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from npu.errors import NpuError
+from npu.mailbox import MAX_EOS
 from npu.numerics.fp32 import F32, flush
 
 EMBEDDED = ( "tiny", "nano" )
@@ -21,9 +23,16 @@ def find_model( name: str ) -> Path:
   if name in EMBEDDED:
     return MODELS_DIR / name
   path = Path( name )
-  if not path.is_dir():
+  if not is_folder( path ):
     raise NpuError( f"no such model folder: {name}; give a checkpoint folder or one of {', '.join( EMBEDDED )}" )
   return path
+
+def is_folder( path: Path ) -> bool:
+  """Whether there is such a folder; a name that the file system cannot even hold is none."""
+  try:
+    return path.is_dir()
+  except OSError:
+    return False
 
 @dataclass( frozen=True )
 class ModelConfig:
@@ -59,23 +68,28 @@ def _refuse_unsupported( data: dict[str, Any], path: Path ) -> None:
   if data.get( "hidden_act", "silu" ) != "silu":
     raise NpuError( f"{path}: hidden_act is {data['hidden_act']!r}; only 'silu' is supported" )
   for key in ( "rope_scaling", "rope_parameters" ):
+    if not isinstance( data.get( key ) or {}, dict ):
+      raise NpuError( f"{path}: {key} is {data[key]!r}; a JSON object is expected" )
     kind = ( data.get( key ) or {} ).get( "rope_type", ( data.get( key ) or {} ).get( "type", "default" ) )
     if kind != "default":
       raise NpuError( f"{path}: {key} is of type {kind!r}; only unscaled RoPE ('default') is supported" )
   if data.get( "quantization_config" ):
     raise NpuError( f"{path}: quantization_config is set; give the unquantised checkpoint" )
-  if data.get( "use_sliding_window" ) or "sliding_attention" in ( data.get( "layer_types" ) or [] ):
+  if data.get( "use_sliding_window" ) or "sliding_attention" in str( data.get( "layer_types" ) ):
     raise NpuError( f"{path}: sliding-window attention is on; only full attention is supported" )
 
-def _eos_tokens( folder: Path, data: dict[str, Any] ) -> tuple[int, ...]:
+def _eos_tokens( folder: Path, data: dict[str, Any], vocab_size: int ) -> tuple[int, ...]:
   """EOS ids of generation_config.json, or else of config.json."""
-  generation = folder / "generation_config.json"
-  eos = _read_json( generation ).get( "eos_token_id" ) if generation.exists() else None
+  path = folder / "generation_config.json"
+  eos  = _read_json( path ).get( "eos_token_id" ) if path.exists() else None
   if eos is None:
-    eos = data.get( "eos_token_id" )
-  if eos is None:
-    return ()
-  return tuple( eos ) if isinstance( eos, list ) else ( int( eos ), )
+    path, eos = folder / "config.json", data.get( "eos_token_id" )
+  tokens = [] if eos is None else eos if isinstance( eos, list ) else [ eos ]
+  if not all( isinstance( t, int ) and 0 <= t < vocab_size for t in tokens ):
+    raise NpuError( f"{path}: eos_token_id is {eos!r}; token numbers from 0 to {vocab_size - 1} are expected" )
+  if len( tokens ) > MAX_EOS:
+    raise NpuError( f"{path}: eos_token_id has {len( tokens )} tokens; at most {MAX_EOS} are supported" )
+  return tuple( tokens )
 
 def read_config( folder: Path ) -> ModelConfig:
   """The model's dimensions from its config.json.
@@ -95,6 +109,11 @@ def read_config( folder: Path ) -> ModelConfig:
       raise NpuError( f"{path}: {key} is {value!r}; a positive integer is expected" )
     return value
 
+  def positive_number( key: str, value: Any ) -> float:
+    if not isinstance( value, int | float ) or not 0 < value < inf:
+      raise NpuError( f"{path}: {key} is {value!r}; a positive number is expected" )
+    return float( value )
+
   heads    = positive( "num_attention_heads" )
   kv_heads = positive( "num_key_value_heads", heads )
   hidden   = positive( "hidden_size" )
@@ -105,13 +124,15 @@ def read_config( folder: Path ) -> ModelConfig:
     raise NpuError( f"{path}: head_dim is {head_dim}; an even number is expected" )
   # transformers 5 writes rope_theta inside rope_parameters, older versions at the top.
   theta = ( data.get( "rope_parameters" ) or {} ).get( "rope_theta", data.get( "rope_theta", 10000.0 ) )
+  vocab = positive( "vocab_size" )
   return ModelConfig(
-    vocab_size=positive( "vocab_size" ), hidden_size=hidden,
+    vocab_size=vocab, hidden_size=hidden,
     intermediate_size=positive( "intermediate_size" ), layers=positive( "num_hidden_layers" ),
     heads=heads, kv_heads=kv_heads, head_dim=head_dim,
     context=positive( "max_position_embeddings", 32768 ),
-    rms_norm_eps=float( data.get( "rms_norm_eps", 1e-6 ) ), rope_theta=float( theta ),
-    tied=bool( data.get( "tie_word_embeddings", False ) ), eos_tokens=_eos_tokens( folder, data ) )
+    rms_norm_eps=positive_number( "rms_norm_eps", data.get( "rms_norm_eps", 1e-6 ) ),
+    rope_theta=positive_number( "rope_theta", theta ), tied=bool( data.get( "tie_word_embeddings", False ) ),
+    eos_tokens=_eos_tokens( folder, data, vocab ) )
 
 class Checkpoint:
   """Tensors of a checkpoint folder by name, read as float32, a slice of rows at a time if wanted.
@@ -131,6 +152,9 @@ class Checkpoint:
       weight_map = _read_json( index ).get( "weight_map" )
       if not isinstance( weight_map, dict ):
         raise NpuError( f"{index} has no weight_map" )
+      for name, file in weight_map.items():
+        if not isinstance( file, str ):
+          raise NpuError( f"{index}: weight_map holds {file!r} for tensor {name}; a file name is expected" )
       self._files = { name: folder / file for name, file in weight_map.items() }
     elif ( folder / "model.safetensors" ).exists():
       path = folder / "model.safetensors"

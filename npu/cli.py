@@ -5,29 +5,32 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from npu.checkpoint import MODELS_DIR, find_model
+from npu.checkpoint import MODELS_DIR, find_model, read_config
 from npu.compiler import compile_model
 from npu.config import DEFAULT_CONFIG, LINE_BYTES, get_config
 from npu.errors import NpuError
 from npu.image import Image, load_image
 from npu.isa import INSTRUCTION_BYTES, Status, decode, disassemble
 from npu.program import DEFAULT_PRECISION
-from npu.runtime import Generation, Sampling, Session, TextCodec, output_path
+from npu.runtime import Generation, Sampling, Session, TextCodec, check_level, output_path
+from translation import commands
 
 app = typer.Typer( help="The open NPU: compile and run Qwen2 checkpoints.", no_args_is_help=True,
                    pretty_exceptions_enable=False, add_completion=False )
 messages = Console( stderr=True, highlight=False )
 
-ModelArg     = Annotated[str, typer.Argument( metavar="[MODEL]", help="Checkpoint folder, or tiny or nano." )]
+ModelArg     = Annotated[str, typer.Argument( metavar="MODEL", help="Checkpoint folder, or tiny or nano." )]
 ConfigOpt    = Annotated[str, typer.Option( "--config", help="edge4, edge8 or edge16." )]
 PrecisionOpt = Annotated[str, typer.Option( help="w8a16, w16a16, w8a8, w4a16 or bf16." )]
 LevelOpt     = Annotated[str, typer.Option( help="Level to simulate at: fl." )]
@@ -44,7 +47,7 @@ def progress_bar( what: str ) -> Iterator[Callable[[int, int], None]]:
   """A bar on the terminal's standard error, gone when the work is done; silent elsewhere."""
   columns = ( TextColumn( "{task.description}" ), BarColumn(), TaskProgressColumn(), TimeRemainingColumn() )
   with Progress( *columns, console=messages, transient=True, disable=not messages.is_terminal ) as bar:
-    task = bar.add_task( what, total=None )
+    task = bar.add_task( escape( what ), total=None )
     yield lambda done, total: bar.update( task, completed=done, total=total )
 
 @contextmanager
@@ -66,6 +69,7 @@ def write_json( target: str, data: dict[str, Any] ) -> None:
   text = json.dumps( data, indent=2 ) + "\n"
   if target == "-":
     sys.stdout.write( text )
+    sys.stdout.flush()
     return
   path = Path( target )
   part = path.with_name( f".{path.name}.{os.getpid()}.part" )
@@ -75,11 +79,12 @@ def write_json( target: str, data: dict[str, Any] ) -> None:
   except OSError as e:
     raise NpuError( f"cannot write {path}: {e.strerror}" ) from None
   finally:
-    part.unlink( missing_ok=True )
+    with suppress( OSError ):
+      part.unlink()
 
 def check_json( target: str | None ) -> None:
   """Refuse a JSON target that cannot be written before any work is done."""
-  if target and target != "-":
+  if target is not None and target != "-":
     output_path( target )
 
 def run_report( session: Session, text: str, done: Generation, level: str ) -> dict[str, Any]:
@@ -111,30 +116,43 @@ def run( model: ModelArg = "tiny",
          image: ImageOpt = None, json_file: JsonOpt = None ) -> None:
   """Generate text with a model on the NPU."""
   check_json( json_file )
+  check_level( level )
   sampling = Sampling( temperature, top_k, top_p, seed )
   codec    = TextCodec( model )
+  tokens   = codec.encode( prompt )
   with open_image( model, image, config, precision, context, pass_rows ) as loaded:
     session = Session( loaded, level )
-  show, push = json_file != "-", codec.stream()
+  check_same_model( model, session )
+  session.check_prompt( tokens, max_new_tokens )
+  show, push, shown = json_file != "-", codec.stream(), 0
 
   def on_token( token: int ) -> None:
-    text = push( token )
+    nonlocal shown
+    text   = push( token )
+    shown += len( text )
     if show:
       sys.stdout.write( text )
       sys.stdout.flush()
 
-  tokens = codec.encode( prompt )
-  if show and tokens:
+  if show:
     sys.stdout.write( prompt )
+    sys.stdout.flush()
   done = session.generate( tokens, max_new_tokens, sampling, not ignore_eos, on_token )
   text = codec.decode( done.tokens )
   report = run_report( session, text, done, level )
   if show:
-    sys.stdout.write( "\n" )
+    sys.stdout.write( text[shown:] + "\n" )     # the start of a character that never came to its end
     sys.stdout.flush()
     print_summary( session, done, report )
-  if json_file:
+  if json_file is not None:
     write_json( json_file, report )
+
+def check_same_model( model: str, session: Session ) -> None:
+  """NpuError if an image given with --image is not of MODEL."""
+  dims, found = asdict( read_config( find_model( model ) ) ), session.manifest["dimensions"]
+  for name, value in dims.items():
+    if name != "eos_tokens" and found[name] != value:
+      raise NpuError( f"the image is of another model than {model}: its {name} is {found[name]}, not {value}" )
 
 def print_summary( session: Session, done: Generation, report: dict[str, Any] ) -> None:
   """A few lines on what ran, on standard error."""
@@ -149,7 +167,7 @@ def print_summary( session: Session, done: Generation, report: dict[str, Any] ) 
                 f"{report['dram_bytes_written']:,} written" ),
       ( "time", f"{done.first_token_seconds:.2f} s to the first token, then "
                 f"{done.decode_rate:.1f} tokens/s of simulation" ) ):
-    table.add_row( f"[dim]{name}[/dim]", value )
+    table.add_row( f"[dim]{name}[/dim]", escape( value ) )
   messages.print()
   messages.print( table, soft_wrap=True )
 
@@ -164,8 +182,8 @@ def compile_command( model: Annotated[str, typer.Argument( help="Checkpoint fold
   with progress_bar( f"compiling {model}" ) as progress:
     program = compile_model( model, path, get_config( config ), precision, context, pass_rows, progress )
   stored = sum( r.size for r in program.memory.regions.values() if r.stored )
-  messages.print( f"{path}: {stored:,} bytes stored, {program.memory.lines * LINE_BYTES:,} bytes of DRAM, "
-                  f"{len( program.instructions )} instructions, up to {program.spad.pass_rows} rows a pass",
+  messages.print( f"{escape( str( path ) )}: {stored:,} bytes stored, {program.memory.lines * LINE_BYTES:,} bytes of "
+                  f"DRAM, {len( program.instructions )} instructions, up to {program.spad.pass_rows} rows a pass",
                   soft_wrap=True )
 
 def region_rows( manifest: dict[str, Any] ) -> list[tuple[str, int, int, int, bool]]:
@@ -188,7 +206,8 @@ def info( image: Annotated[Path, typer.Argument( help="Image file." )], json_fil
     return
   out = Console( highlight=False )
   d, c = manifest["dimensions"], manifest["config"]
-  out.print( f"{image}: {manifest['model']}, {manifest['precision']}, for {c['name']} (n = {c['n']})", soft_wrap=True )
+  title = f"{image}: {manifest['model']}, {manifest['precision']}, for {c['name']} (n = {c['n']})"
+  out.print( escape( title ), soft_wrap=True )
   out.print( f"{d['layers']} layers, hidden {d['hidden_size']}, intermediate {d['intermediate_size']}, "
              f"{d['heads']} heads, {d['kv_heads']} KV heads of {d['head_dim']}, vocabulary {d['vocab_size']}",
              soft_wrap=True )
@@ -224,11 +243,14 @@ def compare( model: ModelArg = "tiny", precision: PrecisionOpt = DEFAULT_PRECISI
     raise NpuError( f"--tokens is {tokens}; choose 2 or more" )
   try:
     words = ( text or MODELS_DIR / "heldout.txt" ).read_text()
-  except ( OSError, UnicodeDecodeError ) as e:
+  except OSError as e:
+    raise NpuError( f"cannot read {text}: {e.strerror}" ) from None
+  except UnicodeDecodeError as e:
     raise NpuError( f"cannot read {text}: {e}" ) from None
   known = TextCodec( model ).encode( words )[:tokens]
   with open_image( model, image, config, precision, context ) as loaded:
     session = Session( loaded )
+  check_same_model( model, session )
   reference = Reference( find_model( model ) )
   with progress_bar( f"comparing {len( known )} tokens" ) as progress:
     figures = compare_models( session, reference, known, session.context, progress ).summary()
@@ -249,7 +271,7 @@ def print_comparison( r: dict[str, Any] ) -> None:
       ( "top-1 agreement", f"{r['top1']:.2f} %" ),
       ( "mean KL", f"{r['kl']:.3e} nats" ),
       ( "logit error", f"{r['max_abs']:.3e} largest, {r['rms']:.3e} rms" ) ):
-    table.add_row( f"[dim]{name}[/dim]", value )
+    table.add_row( f"[dim]{name}[/dim]", escape( value ) )
   Console( highlight=False ).print( table, soft_wrap=True )
 
 @app.command( "random-model" )
@@ -266,19 +288,35 @@ def random_model( directory: Annotated[Path, typer.Argument( help="Folder to mak
   except OSError as e:
     raise NpuError( f"cannot write {directory}: {e.strerror}" ) from None
 
+app.command()( commands.translate )
+app.command()( commands.synth )
+
 def main() -> None:
   """Entry point: a user's error is one line on standard error and exit code 2."""
   try:
-    app()
+    sys.exit( app( standalone_mode=False, prog_name="npu" ) )
   except NpuError as e:
-    messages.print( f"error: {e}", markup=False, soft_wrap=True )
-    sys.exit( 2 )
+    fail( str( e ) )
+  except typer.TyperException as e:
+    if type( e ).__name__ == "NoArgsIsHelpError":
+      e.show( file=sys.stdout )     # type: ignore[attr-defined]
+      sys.exit( 0 )
+    fail( e.format_message() )
   except BrokenPipeError:
     # The reader of our output has gone, as `npu disasm X | head` does: not an error.
     os.dup2( os.open( os.devnull, os.O_WRONLY ), sys.stdout.fileno() )
     sys.exit( 0 )
-  except KeyboardInterrupt:
+  except OSError as e:
+    # Files are handled where they are used; what is left is standard output.
+    os.dup2( os.open( os.devnull, os.O_WRONLY ), sys.stdout.fileno() )
+    fail( f"cannot write standard output: {e.strerror}" )
+  except ( KeyboardInterrupt, typer.Abort ):
     sys.exit( 130 )
+
+def fail( message: str ) -> None:
+  """One line on standard error, exit code 2."""
+  messages.print( f"error: {' '.join( message.split() )}", markup=False, soft_wrap=True )
+  sys.exit( 2 )
 
 if __name__ == "__main__":
   main()

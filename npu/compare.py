@@ -94,11 +94,14 @@ def compare( session: Session, reference: Reference, tokens: list[int], window: 
   """
   if len( tokens ) < 2:
     raise NpuError( f"the text has {len( tokens )} tokens; at least 2 are needed" )
+  if window < 2:
+    raise NpuError( f"the context is {window}; comparing needs at least 2 positions" )
   found = Comparison()
   for start in range( 0, len( tokens ), window ):
     part = tokens[start : start + window]
     if len( part ) < 2:
       break
+    session.check_prompt( part )
     ref, at = reference.logits( part ), 0
     for rows in session.score( part ):
       found.add( ref[at : at + len( rows )], rows, part[at + 1 : at + 1 + len( rows )] )

@@ -209,5 +209,5 @@ def compile_model( model: str, output: Path, cfg: NpuConfig, precision: str, con
         if progress:
           progress( min( image.written, total ), total )
       assert image.written == region.line * LINE_BYTES + region.size, region.name
-    image.finish( manifest( program, folder.name ), program.memory.lines * LINE_BYTES )
+    image.finish( manifest( program, folder.resolve().name ), program.memory.lines * LINE_BYTES )
   return program

@@ -5,15 +5,18 @@ generation_config.json, BF16 safetensors and a working byte-level BPE tokenizer.
 nothing and needs no torch. The same shape and seed give the same files.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import string
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -380,10 +383,27 @@ def write_random_model( directory: Path, like: str, seed: int = 0,
   if target.exists() and ( not target.is_dir() or any( target.iterdir() ) ):
     raise FileExistsError( f"{directory} exists and is not an empty directory; "
                            "choose another, or remove it first" )
-  target.parent.mkdir( parents=True, exist_ok=True )
+  try:
+    target.parent.mkdir( parents=True, exist_ok=True )
+  except FileExistsError:
+    raise NotADirectoryError( errno.ENOTDIR, os.strerror( errno.ENOTDIR ) ) from None
   with tempfile.TemporaryDirectory( prefix=f".{target.name}-", dir=target.parent ) as parent:
     # One level down, because the temporary directory itself is readable by its owner alone.
     partial = Path( parent ) / "model"
     partial.mkdir()
-    write_files( partial, like, seed, progress )
+    with _os_errors():
+      write_files( partial, like, seed, progress )
     os.replace( partial, target )
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+  """OSError for a full disk and the like, which safetensors and tokenizers raise as errors of their own."""
+  try:
+    yield
+  except OSError:
+    raise
+  except Exception as e:
+    number = re.search( r"\(os error (\d+)\)", str( e ) )
+    if number is None:
+      raise
+    raise OSError( int( number[1] ), os.strerror( int( number[1] ) ) ) from e

@@ -15,7 +15,7 @@ from npu.config import LINE_BYTES, NpuConfig
 from npu.errors import NpuError
 from npu.image import Image
 from npu.isa import Error, Status
-from npu.mailbox import MAX_EOS, Flag, Word
+from npu.mailbox import Flag, Word
 
 LEVELS = ( "fl", )
 
@@ -33,6 +33,8 @@ class TextCodec:
   def _load( self ) -> Any:
     # tokenizer.json alone needs no more than the tokenizers library, which starts at once.
     path = self._folder / "tokenizer.json"
+    if not path.exists() and not all( ( self._folder / f ).exists() for f in ( "vocab.json", "merges.txt" ) ):
+      raise NpuError( f"{self._folder} has no tokenizer; tokenizer.json, or vocab.json and merges.txt, are expected" )
     try:
       if path.exists():
         from tokenizers import Tokenizer
@@ -43,7 +45,11 @@ class TextCodec:
       raise NpuError( f"{self._folder}: the tokenizer cannot be loaded: {str( e ).splitlines()[0]}" ) from None
 
   def encode( self, text: str ) -> list[int]:
-    """Tokens of a text."""
+    """Tokens of a text; NpuError if it holds what UTF-8 cannot."""
+    try:
+      text.encode()
+    except UnicodeEncodeError:
+      raise NpuError( "the prompt is not valid UTF-8" ) from None
     return list( self._tokenizer.encode( text ).ids )
 
   def decode( self, tokens: list[int] ) -> str:
@@ -94,14 +100,18 @@ class Sampling:
       raise NpuError( f"--top-k is {self.top_k}; choose 0 (all) or more" )
     if not 0 < self.top_p <= 1:
       raise NpuError( f"--top-p is {self.top_p}; choose more than 0, up to 1" )
+    if self.seed < 0:
+      raise NpuError( f"--seed is {self.seed}; choose 0 or more" )
 
 def sample( logits: NDArray[np.float32], how: Sampling, rng: np.random.Generator ) -> int:
   """One token from logits [vocabulary]: temperature, then top-k, then top-p."""
-  scaled = logits.astype( np.float64 ) / how.temperature
-  order  = np.argsort( -scaled, kind="stable" )
+  order = np.argsort( -logits, kind="stable" )
   if how.top_k:
     order = order[: how.top_k]
-  p = np.exp( scaled[order] - scaled[order[0]] )
+  # Differences first: a temperature near zero then makes -infinity, and never infinity - infinity.
+  below = logits[order].astype( np.float64 ) - float( logits[order[0]] )
+  with np.errstate( over="ignore" ):
+    p = np.where( below < 0, np.exp( np.minimum( below, -1e-300 ) / how.temperature ), 1.0 )
   p /= p.sum()
   keep = int( np.searchsorted( np.cumsum( p ), how.top_p ) ) + 1 if how.top_p < 1 else len( p )
   p = p[:keep] / p[:keep].sum()
@@ -126,6 +136,11 @@ class Generation:
     seconds = self.wall_seconds - self.first_token_seconds
     return ( len( self.tokens ) - 1 ) / seconds if seconds > 0 else 0.0
 
+def check_level( level: str ) -> None:
+  """NpuError unless the NPU can be simulated at that level."""
+  if level not in LEVELS:
+    raise NpuError( f"unknown level '{level}'; choose one of {', '.join( LEVELS )}" )
+
 class Session:
   """An NPU with an image loaded.
 
@@ -143,8 +158,7 @@ class Session:
   """
 
   def __init__( self, image: Image, level: str = "fl" ) -> None:
-    if level not in LEVELS:
-      raise NpuError( f"unknown level '{level}'; choose one of {', '.join( LEVELS )}" )
+    check_level( level )
     self.manifest = image.manifest
     self.cfg      = NpuConfig( **image.manifest["config"] )
     self.npu      = NpuFL( self.cfg, image.dram )
@@ -156,20 +170,21 @@ class Session:
     self._logits  = image.dram[start : start + logits["size"]].view( np.float32 ).reshape(
       -1, image.manifest["logits_row_bytes"] // 4 )
 
-  def load_prompt( self, tokens: list[int] ) -> None:
-    """Put a prompt into the token buffer and go back to position 0.
-
-    Raises
-    ------
-    NpuError
-      The prompt is empty, too long, or has a token that the model does not know.
-    """
+  def check_prompt( self, tokens: list[int], max_new_tokens: int = 1 ) -> None:
+    """NpuError if the prompt is empty, too long, or has a token that the model does not know."""
+    if max_new_tokens < 1:
+      raise NpuError( f"--max-new-tokens is {max_new_tokens}; choose 1 or more" )
     if not tokens:
       raise NpuError( "the prompt is empty; give at least one token" )
     if len( tokens ) > self.context:
       raise NpuError( f"the prompt has {len( tokens )} tokens; this image's context is {self.context}" )
-    if max( tokens ) >= self.vocab or min( tokens ) < 0:
-      raise NpuError( f"the prompt has token {max( tokens )}; the model's vocabulary is 0 to {self.vocab - 1}" )
+    wrong = [ t for t in tokens if not 0 <= t < self.vocab ]
+    if wrong:
+      raise NpuError( f"the prompt has token {max( wrong )}; the model's vocabulary is 0 to {self.vocab - 1}" )
+
+  def load_prompt( self, tokens: list[int] ) -> None:
+    """Put a prompt into the token buffer and go back to position 0; NpuError as `check_prompt`."""
+    self.check_prompt( tokens )
     box = self.npu.mailbox
     box.tokens[: len( tokens )] = tokens
     box[Word.POS], box[Word.LEN] = 0, len( tokens )
@@ -184,7 +199,7 @@ class Session:
       The NPU stopped with an error: the image is not one of the compiler's.
     """
     box = self.npu.mailbox
-    box[Word.FLAGS], box[Word.LIMIT], box[Word.EOS_COUNT] = flags, limit, len( eos )
+    box[Word.FLAGS], box[Word.LIMIT], box[Word.EOS_COUNT] = flags, min( limit, 0xFFFFFFFF ), len( eos )
     for i, token in enumerate( eos ):
       box[Word.EOS + i] = token
     box[Word.DOORBELL] = 1
@@ -199,9 +214,8 @@ class Session:
 
     `on_token` is called with each token as it is produced, the end-of-sequence token included.
     """
-    if max_new_tokens < 1:
-      raise NpuError( f"--max-new-tokens is {max_new_tokens}; choose 1 or more" )
-    eos = tuple( self.manifest["dimensions"]["eos_tokens"] )[:MAX_EOS] if stop_at_eos else ()
+    self.check_prompt( prompt, max_new_tokens )
+    eos = tuple( self.manifest["dimensions"]["eos_tokens"] ) if stop_at_eos else ()
     self.load_prompt( prompt )
     done  = Generation( list( prompt ) )
     began = time.perf_counter()
@@ -222,14 +236,14 @@ class Session:
 
   def _sampled( self, limit: int, how: Sampling, eos: tuple[int, ...], push: Callable[[int], None] ) -> Status:
     rng, box = np.random.default_rng( how.seed ), self.npu.mailbox
-    for _ in range( limit ):
+    for count in range( limit ):
       status = self.ring( 1, Flag.LOGITS ).status
       token  = sample( self._logits[0, : self.vocab], how, rng )
       box.tokens[box[Word.LEN] - 1] = token
       push( token )
       if token in eos:
         return Status.EOS
-      if status == Status.CONTEXT or box[Word.LEN] > self.context:
+      if count + 1 < limit and ( status == Status.CONTEXT or box[Word.LEN] > self.context ):
         return Status.CONTEXT
     return Status.LIMIT
 
@@ -246,6 +260,12 @@ class Session:
 def output_path( name: str ) -> Path:
   """A path that can be written, checked before long work; NpuError if its folder does not exist."""
   path = Path( name )
-  if path.is_dir() or not path.absolute().parent.is_dir():
-    raise NpuError( f"cannot write {path}: " + ( "it is a folder" if path.is_dir() else "no such folder" ) )
+  try:
+    problem = ( "it is a folder" if path.is_dir() else
+                "it is not a regular file" if path.exists() and not path.is_file() else
+                "no such folder" if not path.absolute().parent.is_dir() else "" )
+  except OSError as e:
+    problem = str( e.strerror )
+  if problem:
+    raise NpuError( f"cannot write {path}: {problem}" )
   return path

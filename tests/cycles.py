@@ -14,7 +14,7 @@ from rich.console import Console
 
 from npu.config import PRESETS
 from npu.weight_stream import StreamLayout
-from tests.test_mac_array import Gemm, Timing, World, simulate
+from tests.mac_array_world import Gemm, Timing, World, simulate
 
 OUTPUT = Path( __file__ ).resolve().parent.parent / "docs" / "cycles.md"
 SIZE   = 896    # K and N: the hidden size of Qwen2-0.5B
@@ -29,9 +29,9 @@ Python and the Verilog, and do not depend on the machine.
 
 ## MAC array
 
-K = N = {size}, INT8 weights, n = 16, beats of 64 bytes, memory latency {latency} cycles. One pass has up to 16 rows; 128 rows are
-eight passes, and the weights are read once per pass. The bound is max(weight beats, rows x tiles); the stream
-has one more beat per output tile for the scales, and the start and end of a command add to it. For comparison:
+K = N = {size}, INT8 weights, n = 16, beats of 64 bytes, memory latency {latency} cycles. One pass has up to 16 rows;
+128 rows are eight passes, and the weights are read once per pass. The bound is max(weight beats, rows x tiles); the
+stream has one more beat per output tile for the scales, and the start and end of a command add to it. For comparison:
 ONNXim's rule and SCALE-Sim 3.0 for the same product on a 16 x 16 weight-stationary array.
 
 | rows | cycles | bound | above the bound | multipliers busy | ONNXim | SCALE-Sim |

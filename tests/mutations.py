@@ -58,7 +58,7 @@ MUTATIONS = (
   _mac( "error code lost", "mac_array", "DONE( s.code, 0 )", "DONE( 0, 0 )" ),
   _mac( "zero point ignored for INT4", "weight_loader", "zext( s.nibble[j][c], 16 ) - s.zero16[c]",
         "zext( s.nibble[j][c], 16 )" ),
-  _mac( "halves of an INT4 beat exchanged", "weight_loader", "if s.second:\n            s.nibble", "if ~s.second:\n            s.nibble" ),
+  _mac( "halves of an INT4 beat exchanged", "weight_loader", "          if s.second:", "          if ~s.second:" ),
   _mac( "shadow weights overwritten", "weight_loader", "( ~s.is_full | s.swap )", "Bits1( 1 )" ),
   _mac( "burst crosses 4 KiB", "stream_reader", "LEN( page ) - zext( s.addr[0:offset], LEN )", "LEN( page )" ),
   _mac( "stride forgotten in later tiles", "row_reader", "s.addr   <<= s.column + 1", "s.addr   <<= s.addr + 1" ),

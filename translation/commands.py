@@ -1,0 +1,166 @@
+"""The commands `npu translate` and `npu synth`; `npu.cli` registers them.
+
+PyMTL3 and the tools are imported when a command runs, so that the other commands start as fast as without them.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from npu.config import DEFAULT_CONFIG, get_config
+from npu.errors import NpuError
+
+if TYPE_CHECKING:
+  from translation.synth import Report
+
+WAIVERS = Path( __file__ ).with_name( "waivers.vlt" )
+
+BlockOpt  = Annotated[str, typer.Option( "--block", help="Block, such as mac_array." )]
+ConfigOpt = Annotated[str, typer.Option( "--config", help="edge4, edge8 or edge16." )]
+JsonOpt   = Annotated[str | None, typer.Option( "--json", metavar="FILE",
+                                                help="Write the results as JSON; - is standard output." )]
+
+def mk_rtl( block: str, config: str ) -> Any:
+  """The RTL of a block, not yet elaborated. Raises NpuError if there is no such block or configuration."""
+  from translation.blocks import get_block
+  from translation.simulate import mk_dut
+  return mk_dut( get_block( block ), "rtl", get_config( config ) )
+
+#-------------------------------------------------------------------------
+# npu translate
+#-------------------------------------------------------------------------
+
+def translate( block: BlockOpt,
+               output: Annotated[Path, typer.Option( "-o", "--output", metavar="DIR",
+                                                     help="Folder for the files; made if it is missing." )],
+               config: ConfigOpt = DEFAULT_CONFIG,
+               lint: Annotated[bool, typer.Option( "--lint/--no-lint",
+                                                   help="Whether to check the result with Verilator." )] = True ) -> None:
+  """Translate a block to SystemVerilog and lint it.
+
+  Writes TOP.sv with all modules, the file list TOP.f, and the waivers of the lint with a reason for each. If the
+  lint finds anything else, that is printed and the exit code is 1.
+  """
+  from translation import verilator
+  from translation.synth import module_names
+  component = mk_rtl( block, config )
+  if lint:
+    verilator.setup()     # if it is missing, nothing is written
+  texts = translated( component )
+  write_all( output, texts )
+  out = Console( highlight=False, markup=False )
+  for name, text in texts.items():
+    modules = f", {len( module_names( text ) )} modules" if name.endswith( ".sv" ) else ""
+    out.print( f"{output / name}: {len( text.splitlines() ):,} lines{modules}", soft_wrap=True )
+  if lint:
+    findings = verilator.lint( [ output / name for name in texts if name.endswith( ".sv" ) ], output / WAIVERS.name )
+    if findings:
+      Console( stderr=True, highlight=False, markup=False ).print( findings, soft_wrap=True )
+      raise typer.Exit( 1 )
+    out.print( f"lint: clean (Verilator {verilator.version()}, -Wall, {WAIVERS.name})", soft_wrap=True )
+
+def translated( component: Any ) -> dict[str, str]:
+  """The files of a translation by name: SystemVerilog, file list, waivers. Raises as `verilog.to_verilog`."""
+  from translation.verilog import translate
+  with TemporaryDirectory( prefix="npu-translate-" ) as folder:
+    sources = translate( component, folder )
+    texts   = { p.name: p.read_text() for p in sources }
+    texts  |= { p.name: p.read_text() for p in sorted( Path( folder ).iterdir() ) if p not in sources }
+  return { **texts, WAIVERS.name: WAIVERS.read_text() }
+
+def write_all( folder: Path, texts: Mapping[str, str] ) -> None:
+  """Write files to a folder, which is made if it is missing. Raises NpuError, and then nothing has changed."""
+  if folder.exists() and not folder.is_dir():
+    raise NpuError( f"cannot write to {folder}: it is not a folder" )
+  for name in texts:
+    if ( folder / name ).is_dir():
+      raise NpuError( f"cannot write {folder / name}: it is a folder" )
+  new   = not folder.exists()
+  parts = { folder / f".{name}.{os.getpid()}.part": folder / name for name in texts }
+  try:
+    folder.mkdir( parents=True, exist_ok=True )
+    for part, path in parts.items():
+      part.write_text( texts[path.name] )
+    for part, path in parts.items():
+      part.replace( path )
+  except OSError as e:
+    raise NpuError( f"cannot write to {folder}: {e.strerror}" ) from None
+  finally:
+    with suppress( OSError ):
+      for part in parts:
+        part.unlink( missing_ok=True )
+      if new:
+        folder.rmdir()    # only if it is empty
+
+#-------------------------------------------------------------------------
+# npu synth
+#-------------------------------------------------------------------------
+
+def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonOpt = None ) -> None:
+  """Synthesise a block to generic gates and show the size and logic depth of its modules.
+
+  Gates are NOT, two-input gates and two-input multiplexers, and belong to no process; flip-flops are counted apart.
+  A module's row does not include the modules inside it, except for its depth: the gates on the longest path between
+  registers, or between a register and a port. Larger arrays stay memories and are counted in bits.
+
+  mac_array takes about half a minute with edge4 and a minute with edge16.
+  """
+  from npu.cli import check_json, progress_bar, write_json
+  from translation.synth import prepare, synthesise, version
+  check_json( json_file )
+  component = mk_rtl( block, config )
+  start     = time.monotonic()
+  with progress_bar( "starting Yosys" ):
+    prepare()
+  with progress_bar( f"synthesising {block}" ) as progress:
+    report = synthesise( component, progress )
+  seconds = time.monotonic() - start
+  if json_file:
+    write_json( json_file, { "block": block, "config": config, "yosys": version(), "seconds": round( seconds, 1 ),
+                             **as_json( report ) } )
+  if json_file != "-":
+    print_report( report, seconds )
+
+def as_json( report: "Report" ) -> dict[str, Any]:
+  """The report for `--json`: totals over all instances, the top's depth, and the modules."""
+  top = report.top_module
+  return { "top": report.top, **{ what: report.total( what ) for what in TOTALS }, "depth": top.depth, "path": top.path,
+           "modules": [ dataclasses.asdict( m ) for m in report.modules ], "warnings": list( report.warnings ) }
+
+TOTALS = ( "gates", "flip_flops", "latches", "memory_bits" )
+
+def print_report( report: "Report", seconds: float ) -> None:
+  """The table on standard output; what looks wrong on standard error."""
+  top   = report.top_module
+  table = Table( "module", "instances", "gates", "flip-flops", "memory bits", "depth", box=None, pad_edge=False )
+  for column in table.columns[1:]:
+    column.justify = "right"
+  for column in table.columns:
+    column.no_wrap = True
+  for m in report.modules:
+    table.add_row( m.name, f"{m.instances:,}", f"{m.gates:,}", f"{m.flip_flops:,}", f"{m.memory_bits:,}",
+                   "loop" if m.depth is None else f"{m.depth:,}" )
+  table.add_section()
+  table.add_row( "total", f"{sum( m.instances for m in report.modules ):,}", f"{report.total( 'gates' ):,}",
+                 f"{report.total( 'flip_flops' ):,}", f"{report.total( 'memory_bits' ):,}",
+                 "loop" if top.depth is None else f"{top.depth:,}" )
+  # As wide as the table is: module names are too long for 80 columns, and a name that is cut off says little.
+  out = Console( highlight=False, markup=False )
+  out.width = max( out.width, Console( width=1000 ).measure( table ).maximum )
+  out.print( table )
+  out.print( f"{report.top}: deepest path {top.path}; {seconds:.0f} s", soft_wrap=True )
+  err = Console( stderr=True, highlight=False, markup=False )
+  for m in report.modules:
+    if m.latches:
+      err.print( f"warning: {m.name} has {m.latches} latches", soft_wrap=True )
+  for warning in report.warnings:
+    err.print( f"warning: {warning}", soft_wrap=True )
