@@ -112,9 +112,13 @@ class Rows:
     self.order = iter( order )
     self.next  = next( self.order, None )
 
+  def asks( self ):
+    """Whether a request is offered in this cycle."""
+    return self.next is not None and self.free > 0
+
   def tick( self, ifc, used ):
     """End of the cycle: `used` says that the oldest row was taken."""
-    asked = self.next is not None and self.free > 0 and ifc.req.rdy
+    asked = self.asks() and ifc.req.rdy
     if asked:
       self.next = next( self.order, None )
     if used:
@@ -165,23 +169,31 @@ class MacArrayCL( Component ):
     def ff_tick():
       if s.reset:
         me.clear()
+        # Every response has its place in a buffer before it is asked for.
+        s.mem.resp.rdy <<= 1
+        s.act.resp.rdy <<= 1
+        s.res.resp.rdy <<= 1
       else:
         me.tick()
-      # Outputs depend on state alone: what is offered in the next cycle.
-      s.cmd.rdy      <<= len( me.todo ) < COMMANDS and len( me.fetch ) < COMMANDS
-      s.mem.req.val  <<= me.stream.asks()
-      s.mem.req.msg  <<= REQ( me.stream.addr, me.stream.burst() )
-      s.mem.resp.rdy <<= 1
-      s.act.req.val  <<= me.acts.next is not None and me.acts.free > 0
-      s.act.req.msg  <<= me.acts.next or 0
-      s.act.resp.rdy <<= 1
-      s.res.req.val  <<= me.ress.next is not None and me.ress.free > 0
-      s.res.req.msg  <<= me.ress.next or 0
-      s.res.resp.rdy <<= 1
-      s.wr.val       <<= me.pipe[STAGES] is not None
-      s.wr.msg       <<= WRITE( *me.write() )
-      s.done.val     <<= me.state == "report"
-      s.done.msg     <<= DONE( me.code, 0 )
+      # Outputs depend on state alone: what is offered in the next cycle. Assignments cost most of the
+      # simulation's time, so messages are set only where they count.
+      s.cmd.rdy     <<= len( me.todo ) < COMMANDS and len( me.fetch ) < COMMANDS
+      asks, act, res = me.stream.asks(), me.acts.asks(), me.ress.asks()
+      s.mem.req.val <<= asks
+      s.act.req.val <<= act
+      s.res.req.val <<= res
+      s.wr.val      <<= me.pipe[STAGES] is not None
+      s.done.val    <<= me.state == "report"
+      if asks:
+        s.mem.req.msg <<= REQ( me.stream.addr, me.stream.burst() )
+      if act:
+        s.act.req.msg <<= me.acts.next
+      if res:
+        s.res.req.msg <<= me.ress.next
+      if me.pipe[STAGES]:
+        s.wr.msg <<= WRITE( *me.write() )
+      if me.state == "report":
+        s.done.msg <<= DONE( me.code, 0 )
 
   def clear( s ):
     """The state after reset."""
@@ -202,8 +214,7 @@ class MacArrayCL( Component ):
 
   def write( s ):
     """The address and data that stand at the write port."""
-    row = s.pipe[STAGES]
-    return ( s.writes[0], from_lanes( bits( row.words ) ) ) if row else ( 0, 0 )
+    return s.writes[0], from_lanes( bits( s.pipe[STAGES].words ) )
 
   def tick( s ):
     """One cycle."""

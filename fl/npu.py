@@ -112,17 +112,20 @@ class NpuFL:
     """Answer a doorbell: run until the program ends or faults, and report in the mailbox."""
     box = self.mailbox
     box[Word.STATUS], box[Word.ERROR], box[Word.COUNT] = Status.RUNNING, Error.NONE, 0
-    self.r = Registers()
     self._best = None
     at, error, status = 0, Error.NONE, Status.RUNNING
+    # What the mailbox says stays there if the run does not even begin.
+    self.r = Registers( pos=box[Word.POS], len=box[Word.LEN] )
     try:
-      self.r = controller.boot( box )
+      self.r = controller.boot( box, len( self.dram ) )
       while status == Status.RUNNING:
         at    = self.r.pc
         count = self.r.count
         status = self.step()
-        if on_token and self.r.count > count:
-          on_token( self.r.token )
+        if self.r.count > count:
+          box[Word.LEN], box[Word.COUNT] = self.r.len, self.r.count
+          if on_token:
+            on_token( self.r.token )
     except Fault as fault:
       status, error = Status.ERROR, fault.error
     box[Word.POS], box[Word.LEN], box[Word.COUNT] = self.r.pos, self.r.len, self.r.count
@@ -134,20 +137,20 @@ class NpuFL:
     """Fetch and execute one instruction; Fault if it cannot be done."""
     i = self.fetch()
     self.counters.instructions += 1
-    if not controller.holds( int( i.cond ), self.r, self.mailbox[Word.FLAGS] ):
+    if not controller.holds( int( i.cond ), self.r ):
       self.r.pc += 1
       return Status.RUNNING
     if i.format.unit == Unit.CTRL:
-      return controller.control( i, self.r, self.mailbox )
+      return controller.control( i, self.r, self.tokens() )
     self.execute( i )
     self.r.pc += 1
     return Status.RUNNING
 
   def fetch( self ) -> Instruction:
     """The instruction at pc."""
-    if self.r.pc >= self.mailbox[Word.PROGRAM_COUNT]:
+    if self.r.pc >= self.r.program_count:
       raise Fault( Error.BAD_PC )
-    start = self.mailbox[Word.PROGRAM] * LINE_BYTES + self.r.pc * INSTRUCTION_BYTES
+    start = self.r.program * LINE_BYTES + self.r.pc * INSTRUCTION_BYTES
     if start + INSTRUCTION_BYTES > len( self.dram ):
       raise Fault( Error.BAD_DRAM )
     self.counters.dram_bytes_read += INSTRUCTION_BYTES
@@ -220,6 +223,10 @@ class NpuFL:
     """`count` words of DRAM from a line on, as a view."""
     return self.dram[line * LINE_BYTES : line * LINE_BYTES + 4 * count].view( np.uint32 )
 
+  def tokens( self ) -> NDArray[np.uint32]:
+    """The token buffer, as a view."""
+    return self.words( self.r.tokens, self.r.context + 1 )
+
   def beat_bytes( self, lanes: float ) -> int:
     """Bytes of the whole beats that hold so many words."""
     return ceil_div( int( lanes ), self.cfg.n ) * self.cfg.derived.beat_bytes
@@ -230,7 +237,7 @@ class NpuFL:
     self.counters.dram_bytes_read += rows * self.beat_bytes( i.length )
 
   def do_embed( self, i: Instruction, rows: int, off: int ) -> None:
-    tokens = self.mailbox.tokens[self.r.pos : self.r.pos + rows]
+    tokens = self.tokens()[self.r.pos : self.r.pos + rows]
     if ( tokens >= int( i.vocab ) ).any():
       raise Fault( Error.BAD_TOKEN )
     lines = [ int( i.dram ) + int( t ) * int( i.row_lines ) for t in tokens ]

@@ -91,8 +91,8 @@ def ceil_to_integer( scores: NDArray[np.int64] ) -> NDArray[np.int64]:
 def argmax( x: F32, best: tuple[float, int] | None, base: int ) -> tuple[float, int]:
   """(largest value, its index) of x [length], whose first index is `base`, and of an earlier `best`.
 
-  The lowest index wins a tie; -0 equals +0.
+  The lowest index wins a tie; -0 equals +0. Indices have 32 bits and wrap.
   """
   index = int( np.argmax( x ) )
-  found = ( float( x[index] ), base + index )
+  found = ( float( x[index] ), ( base + index ) & 0xFFFFFFFF )
   return found if best is None or found[0] > best[0] else best

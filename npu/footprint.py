@@ -48,7 +48,7 @@ def _dma( cfg: NpuConfig, i: Instruction, rows: int, offset: int ) -> list[Acces
   low   = int( i.dram ) + offset * int( i.row_lines )
   dram  = Access( "dram", low, low + ( rows - 1 ) * int( i.row_lines ) + lines, store )
   if i.mnemonic == "EMBED":
-    dram = Access( "dram", int( i.dram ), int( i.dram ) + int( i.vocab ) * int( i.row_lines ), False )
+    dram = Access( "dram", int( i.dram ), int( i.dram ) + ( int( i.vocab ) - 1 ) * int( i.row_lines ) + lines, False )
   if store:
     return [ dram, _spad( i.src, rows, i.src_stride, width, False ) ]
   return [ dram, _spad( i.dst, rows, i.dst_stride, width, True ) ]

@@ -138,7 +138,8 @@ class MacArrayRTL( Component ):
 
     beat_shift     = clog2( d.beats_per_line )
     beat_addr_bits = d.beat_addr_bits
-    tile_shift8 = clog2( n // 4 )             # beats of an INT8 tile; twice as many for 16 bits
+    # Beats of a tile. (Sums of constants inside a block are computed in the width of the constants.)
+    tile_shift8, tile_shift16 = clog2( n // 4 ), clog2( n // 2 )
     s.f_k       = Wire( 32 )                  # K tiles
     s.f_n       = Wire( 32 )                  # output tiles
     s.f_beats   = Wire( 32 )                  # beats of an output tile
@@ -159,9 +160,9 @@ class MacArrayRTL( Component ):
       elif s.fetch.send.msg.mode == I16_G8:
         s.f_beats @= ( s.f_k << tile_shift8 ) + s.f_groups
       elif s.fetch.send.msg.mode == 1:
-        s.f_beats @= ( s.f_k << ( tile_shift8 + 1 ) ) + 1
+        s.f_beats @= ( s.f_k << tile_shift16 ) + 1
       elif s.fetch.send.msg.mode >= BF16:
-        s.f_beats @= s.f_k << ( tile_shift8 + 1 )
+        s.f_beats @= s.f_k << tile_shift16
 
     @update
     def up_stream():

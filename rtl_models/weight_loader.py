@@ -42,6 +42,7 @@ class WeightLoader( Component ):
     CMD   = mk_gemm_cmd( cfg )
     STEP  = mk_bits( 3 )
     MASK  = mk_bits( n )
+    EIGHT = MASK( ( 1 << rows ) - 1 )         # a step of INT4: 8 rows, or all 4
     I16_I16, I16_G4, I16_G8, BF16, FP16 = ( int( m ) for m in (
       GemmMode.I16_I16, GemmMode.I16_G4, GemmMode.I16_G8, GemmMode.BF16, GemmMode.FP16 ) )
 
@@ -265,7 +266,7 @@ class WeightLoader( Component ):
         if s.sixteen:
           s.load_en @= MASK( 0x3 ) << ( zext( s.step, n ) << 1 )
         elif s.int4:
-          s.load_en @= MASK( ( 1 << rows ) - 1 ) << ( zext( s.step, n ) << 3 )
+          s.load_en @= EIGHT << ( zext( s.step, n ) << 3 )
         else:
           s.load_en @= MASK( 0xF ) << ( zext( s.step, n ) << 2 )
 

@@ -93,7 +93,7 @@ def weights( g: Gemm, rng: np.random.Generator ) -> Weights:
   if g.mode in FLOATING_MODES:
     w = rng.standard_normal( shape ).astype( np.float32 )
     if g.data == "cancel":
-      w[1::2] = -w[0 : 2 * ( g.k // 2 ) : 2][: len( w[1::2] )]
+      w[1::2] = -w[0::2][: len( w[1::2] )]
     values: np.ndarray = round_to( BF16 if g.mode == GemmMode.BF16 else FP16, w )
     if g.data == "spread":
       values = np.where( np.arange( shape[0] )[:, None] % 2, values, [ [ 0, 0x8001 ] * ( g.cols // 2 ) ] )

@@ -43,17 +43,17 @@ def translate( block: BlockOpt,
                output: Annotated[Path, typer.Option( "-o", "--output", metavar="DIR",
                                                      help="Folder for the files; made if it is missing." )],
                config: ConfigOpt = DEFAULT_CONFIG,
-               lint: Annotated[bool, typer.Option( "--lint/--no-lint",
-                                                   help="Whether to check the result with Verilator." )] = True ) -> None:
+               no_lint: Annotated[bool, typer.Option( "--no-lint", help="Do not run Verilator." )] = False ) -> None:
   """Translate a block to SystemVerilog and lint it.
 
-  Writes TOP.sv with all modules, the file list TOP.f, and the waivers of the lint with a reason for each. If the
-  lint finds anything else, that is printed and the exit code is 1.
+  Writes TOP.sv with all modules, the file list TOP.f, and waivers.vlt:
+  what the lint may find, and why. If it finds anything else, that is
+  printed and the exit code is 1.
   """
   from translation import verilator
   from translation.synth import module_names
   component = mk_rtl( block, config )
-  if lint:
+  if not no_lint:
     verilator.setup()     # if it is missing, nothing is written
   texts = translated( component )
   write_all( output, texts )
@@ -61,7 +61,7 @@ def translate( block: BlockOpt,
   for name, text in texts.items():
     modules = f", {len( module_names( text ) )} modules" if name.endswith( ".sv" ) else ""
     out.print( f"{output / name}: {len( text.splitlines() ):,} lines{modules}", soft_wrap=True )
-  if lint:
+  if not no_lint:
     findings = verilator.lint( [ output / name for name in texts if name.endswith( ".sv" ) ], output / WAIVERS.name )
     if findings:
       Console( stderr=True, highlight=False, markup=False ).print( findings, soft_wrap=True )
@@ -108,11 +108,14 @@ def write_all( folder: Path, texts: Mapping[str, str] ) -> None:
 def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonOpt = None ) -> None:
   """Synthesise a block to generic gates and show the size and logic depth of its modules.
 
-  Gates are NOT, two-input gates and two-input multiplexers, and belong to no process; flip-flops are counted apart.
-  A module's row does not include the modules inside it, except for its depth: the gates on the longest path between
-  registers, or between a register and a port. Larger arrays stay memories and are counted in bits.
+  Gates are NOT, two-input gates and two-input multiplexers, of no process;
+  flip-flops come on top. Arrays of many entries are counted in bits. Depth
+  is gates on the longest path between registers or ports. A row is for one
+  instance, without the modules inside it except for depth; the total is
+  over all instances.
 
-  mac_array takes about half a minute with edge4 and a minute with edge16.
+  The MAC array takes half a minute with edge4 and a minute with edge16, and
+  the first start of Yosys a minute or two more.
   """
   from npu.cli import check_json, progress_bar, write_json
   from translation.synth import prepare, synthesise, version
@@ -136,7 +139,7 @@ def as_json( report: "Report" ) -> dict[str, Any]:
   return { "top": report.top, **{ what: report.total( what ) for what in TOTALS }, "depth": top.depth, "path": top.path,
            "modules": [ dataclasses.asdict( m ) for m in report.modules ], "warnings": list( report.warnings ) }
 
-TOTALS = ( "gates", "flip_flops", "latches", "memory_bits" )
+TOTALS = ( "gates", "flip_flops", "memory_bits" )
 
 def print_report( report: "Report", seconds: float ) -> None:
   """The table on standard output; what looks wrong on standard error."""
@@ -157,10 +160,8 @@ def print_report( report: "Report", seconds: float ) -> None:
   out = Console( highlight=False, markup=False )
   out.width = max( out.width, Console( width=1000 ).measure( table ).maximum )
   out.print( table )
-  out.print( f"{report.top}: deepest path {top.path}; {seconds:.0f} s", soft_wrap=True )
+  where = top.path if top.depth is None else f"deepest path {top.path}"
+  out.print( f"{report.top}: {where}; {seconds:.0f} s", soft_wrap=True )
   err = Console( stderr=True, highlight=False, markup=False )
-  for m in report.modules:
-    if m.latches:
-      err.print( f"warning: {m.name} has {m.latches} latches", soft_wrap=True )
   for warning in report.warnings:
     err.print( f"warning: {warning}", soft_wrap=True )

@@ -1,11 +1,12 @@
 """Synthesis to generic gates with Yosys: size and logic depth of every module of a design.
 
-Yosys reads the SystemVerilog of `translation.verilog`, the one that is linted and simulated. PyMTL3 has a
-translation of its own for Yosys, for the sake of array ports; it is not used, because it cuts a field of a struct
-that is truncated to one bit, and makes latches where a struct is assigned first as a whole and then by field.
+Yosys reads the SystemVerilog of `translation.verilog`, the one that is linted and simulated, with its frontend
+slang. PyMTL3's `YosysTranslationPass`, for older versions of Yosys, is not used: where a struct is assigned as a
+whole and then by field it makes latches, and a field that is truncated becomes an undeclared wire of one bit.
 
-Each module is synthesised once and by itself, with the modules inside it as black boxes: nothing is optimised
-across module boundaries, and the time does not depend on how many instances there are.
+Each module is synthesised once and by itself, with the modules inside it as black boxes: the time does not depend
+on how many instances there are. Nothing is optimised across module boundaries, except that an instance goes whose
+outputs nobody uses.
 
 What is counted
 ---------------
@@ -58,7 +59,6 @@ MEMORY_PORTS   = 2      # of each kind: no macro has more
 GATES        = frozenset( f"$_{gate}_" for gate in (
   "NOT", "AND", "NAND", "OR", "NOR", "XOR", "XNOR", "ANDNOT", "ORNOT", "MUX" ) )
 FLIP_FLOP    = re.compile( r"\$_[A-Z]*FF[A-Z]*(_[PN01]+)?_" )
-LATCH        = re.compile( r"\$_(DLATCH|DLATCHSR|SR)_[PN01]+_" )
 NOT_HARDWARE = frozenset( { "$scopeinfo", "$print", "$check" } )
 
 # ABC's default script without dc2 and dretime. On the FP32 operators and the columns of the MAC array, dc2 saves
@@ -73,14 +73,13 @@ ABC = "abc -script +strash;&get,-n;&fraig,-x;&put;scorr;&get,-n;&dch,-f;&nf;&put
 class Module:
   """A module: its own cells without those of the modules inside it, and its depth with them.
 
-  `path` says where the deepest path starts and ends. `depth` is None if the module has, or contains, a
-  combinational loop; `path` then names the signals of the loop.
+  `path` says where the deepest path starts and ends. `depth` is None if there is a combinational loop in the module
+  or inside it, which is also what a latch becomes; `path` then names signals of the loop.
   """
   name: str
   instances: int
   gates: int
   flip_flops: int
-  latches: int
   memory_bits: int
   depth: int | None
   path: str
@@ -93,7 +92,7 @@ class Report:
   warnings: tuple[str, ...]
 
   def total( self, what: str ) -> int:
-    """Sum over all instances of `gates`, `flip_flops`, `latches` or `memory_bits`."""
+    """Sum over all instances of `gates`, `flip_flops` or `memory_bits`."""
     return sum( m.instances * getattr( m, what ) for m in self.modules )
 
   @property
@@ -112,15 +111,15 @@ def synthesise( component: Any, progress: Callable[[int, int], None] | None = No
   progress
     Called with the number of modules done and of all modules, a few times a second.
 
-  A 4 x 4 MAC array takes about 20 s and a 16 x 16 one about 40 s (one core of 2026), and Yosys's first start on
-  a machine a minute more.
+  The MAC array takes 18 s with edge4 and 38 s with edge16 (one core, measured), and Yosys's first start in a checkout
+  a minute or two more.
 
   Raises
   ------
   NpuError
     Yosys is missing, or module names clash (`translation.verilog.to_verilog`).
   YosysError
-    Yosys does not take the Verilog: a latch in combinational logic, a signal with two drivers.
+    Yosys does not take the Verilog.
   """
   prepare()
   top, source = to_verilog( component )
@@ -211,8 +210,10 @@ def _run( folder: Path, names: Sequence[str], progress: Callable[[int, int], Non
   log = folder / "yosys.log"
   text = log.read_text( errors="replace" ) if log.exists() else ""
   if process.returncode:
-    said = [ *text.splitlines()[-20:], *( folder / "stderr" ).read_text( errors="replace" ).splitlines()[-5:] ]
-    raise YosysError( "\n".join( [ f"Yosys failed with exit code {process.returncode}:", *said ] ) )
+    # An error is in both, a crash only in standard error.
+    said   = text.splitlines()[-20:]
+    errors = [ line for line in ( folder / "stderr" ).read_text( errors="replace" ).splitlines() if line not in said ]
+    raise YosysError( "\n".join( [ f"Yosys failed with exit code {process.returncode}:", *said, *errors[-20:] ] ) )
   return text
 
 #-------------------------------------------------------------------------
@@ -240,12 +241,11 @@ class Netlist:
     """The modules that are instantiated here, and how often."""
     return Counter( c["type"] for c in self.cells.values() if not c["type"].startswith( "$" ) )
 
-  def sizes( self ) -> tuple[int, int, int, int]:
-    """Gates, flip-flops, latches and memory bits."""
+  def sizes( self ) -> tuple[int, int, int]:
+    """Gates, flip-flops and memory bits."""
     kinds = Counter( c["type"] for c in self.cells.values() )
     return ( sum( n for kind, n in kinds.items() if kind in GATES ),
              sum( n for kind, n in kinds.items() if FLIP_FLOP.fullmatch( kind ) ),
-             sum( n for kind, n in kinds.items() if LATCH.fullmatch( kind ) ),
              sum( _parameter( c, "SIZE" ) * _parameter( c, "WIDTH" ) for c in self.cells.values()
                   if c["type"] == "$mem_v2" ) )
 
@@ -302,7 +302,7 @@ class Graph:
       kind, pins = cell["type"], cell["connections"]
       if kind in GATES:
         self.fanin[pins["Y"][0]] = [ ( net, 1 ) for pin, bits in pins.items() if pin != "Y" for net in _nets( bits ) ]
-      elif FLIP_FLOP.fullmatch( kind ) or LATCH.fullmatch( kind ):
+      elif FLIP_FLOP.fullmatch( kind ):
         register = netlist.names.get( pins["Q"][0], name )
         self._start( pins["Q"][0], ( 0, register ) )
         self._end( [ net for pin, bits in pins.items() if pin not in ( "C", "Q" ) for net in _nets( bits ) ],
@@ -363,7 +363,7 @@ def analyse( netlist: Netlist, timings: Mapping[str, Timing] ) -> Timing:
                   .static_order() )
   except CycleError as e:
     names = dict.fromkeys( netlist.names[net] for net in e.args[1] if net in netlist.names )
-    return Timing( None, f"combinational loop through {', '.join( names ) or 'unnamed signals'}" )
+    return Timing( None, f"combinational loop through {', '.join( names ) or 'unnamed nets'}" )
 
   inputs    = { net: ( 0, port ) for ( port, _ ), net in netlist.inputs.items() }
   outputs   = [ ( net, ( 0, port ) ) for ( port, _ ), net in netlist.outputs.items() ]
