@@ -31,12 +31,21 @@ setup:     $(VENV)/.setup ## make .venv and install the project into it
 
 run:       $(VENV)/.setup ## set up, then generate from a prompt (PROMPT="...", ARGS="...")
 	@$(CACHED) $(VENV)/bin/npu run --prompt "$(PROMPT)" $(ARGS)
+	@printf '%s\n' '' 'Next:' \
+	  '  make run PROMPT="A hacker is" ARGS="--temperature 0.8 --top-k 40 --seed 7"' \
+	  '  $(VENV)/bin/npu run path/to/your/Qwen2-checkpoint --prompt "Hello"' \
+	  '  $(VENV)/bin/npu compile tiny -o tiny.npu && $(VENV)/bin/npu disasm tiny.npu | head' \
+	  '  $(VENV)/bin/npu --help; make test; docs/architecture.md'
 
 test:      $(VENV)/.test ## run the tests (WORKERS=2, ARGS="--level=cl -k mac_array")
 	$(CACHED) $(PY) -m pytest -n $(WORKERS) $(EXPECT) $(ARGS)
 
-test-all:  $(VENV)/.test ## run the tests, those marked nightly too
+test-all:  $(VENV)/.test ## run all tests, check generated pages, break the RTL on purpose
 	$(CACHED) $(PY) -m pytest -n $(WORKERS) --nightly $(EXPECT) $(ARGS)
+	$(CACHED) $(PY) -m npu.docs --check
+	$(CACHED) $(PY) -m tests.cycles --check
+	$(CACHED) $(PY) -m tests.cycles --check --level verilog
+	$(CACHED) $(PY) -m tests.mutations
 
 lint:      $(VENV)/.lint ## check style (ruff) and types (mypy)
 	$(PY) -m ruff check .

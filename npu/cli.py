@@ -292,7 +292,10 @@ app.command()( commands.translate )
 app.command()( commands.synth )
 
 def main() -> None:
-  """Entry point: a user's error is one line on standard error and exit code 2."""
+  """Entry point: a user's error is one line on standard error and exit code 2.
+
+  A reader that goes away, as in `npu disasm X | head`, is no error; Typer ends the program silently.
+  """
   try:
     sys.exit( app( standalone_mode=False, prog_name="npu" ) )
   except NpuError as e:
@@ -302,10 +305,6 @@ def main() -> None:
       e.show( file=sys.stdout )     # type: ignore[attr-defined]
       sys.exit( 0 )
     fail( e.format_message() )
-  except BrokenPipeError:
-    # The reader of our output has gone, as `npu disasm X | head` does: not an error.
-    os.dup2( os.open( os.devnull, os.O_WRONLY ), sys.stdout.fileno() )
-    sys.exit( 0 )
   except OSError as e:
     # Files are handled where they are used; what is left is standard output.
     os.dup2( os.open( os.devnull, os.O_WRONLY ), sys.stdout.fileno() )

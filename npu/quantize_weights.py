@@ -40,7 +40,7 @@ def grouped_int4( w: F32, group: int ) -> Weights:
   scales  = np.zeros( low.shape, dtype=np.float32 )
   zeros   = np.zeros( low.shape, dtype=np.int8 )
   for clip in CLIP_STEPS:
-    scale = _short_scale( np.maximum( ( high - low ) * np.float32( clip / 15 ), np.float32( 2.0 ** -100 ) ) )
+    scale = _short_scale( np.maximum( ( high - low ) * np.float32( clip ) / 15, np.float32( 2.0 ** -100 ) ) )
     zero  = np.clip( np.rint( -low * np.float32( clip ) / scale ), 0, 15 )
     q     = np.clip( np.rint( blocks / scale[:, None] ) + zero[:, None], 0, 15 )
     error = np.square( ( q - zero[:, None] ) * scale[:, None] - blocks ).sum( axis=1 )

@@ -28,6 +28,21 @@ def mk_total_bits( n ):
   """Width of a column's sum: n products, signed."""
   return PART_BITS + clog2( n ) - 2
 
+class LargerExponent( Component ):
+  """The larger of two exponents: a node of a tree, whose depth grows with log2( n ) comparators and not with n."""
+
+  def construct( s ):
+    s.set_metadata( VerilogTranslationPass.explicit_module_name, "LargerExponent" )
+    s.a   = InPort( EXP_BITS )
+    s.b   = InPort( EXP_BITS )
+    s.out = OutPort( EXP_BITS )
+
+    @update
+    def up_larger():
+      s.out @= s.a
+      if s.b > s.a:
+        s.out @= s.b
+
 class MacColumn( Component ):
   """`load_en` writes rows of the shadow weights; `swap` makes them active at the end of the cycle.
 
@@ -86,14 +101,14 @@ class MacColumn( Component ):
         if ( s.a_exp[k] != 0 ) & ( s.active[k][0:8] != 0 ):
           s.exp[k] @= zext( s.a_exp[k], EXP_BITS ) + zext( s.active[k][0:8], EXP_BITS )
 
+    s.larger = [ LargerExponent() for _ in range( n - 1 ) ]
+    nodes    = list( s.exp )
+    for node in s.larger:
+      node.a //= nodes.pop( 0 )
+      node.b //= nodes.pop( 0 )
+      nodes.append( node.out )
     s.max = Wire( EXP_BITS )
-
-    @update
-    def up_max():
-      s.max @= s.exp[0]
-      for k in range( 1, n ):
-        if s.exp[k] > s.max:
-          s.max @= s.exp[k]
+    s.max //= nodes[0]
 
     s.sign1 = [ Wire() for _ in range( n ) ]
     s.mag1  = [ Wire( 32 ) for _ in range( n ) ]

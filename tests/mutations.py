@@ -40,7 +40,7 @@ def _mac( name: str, file: str, before: str, after: str ) -> Mutation:
 MUTATIONS = (
   _mac( "sign of the weight dropped", "mac_column", "s.a_sign[k] ^ s.active[k][24]", "s.a_sign[k]" ),
   _mac( "FP16 products aligned one bit off", "mac_column", "s.mag1[k][4:22]", "s.mag1[k][3:21]" ),
-  _mac( "smallest exponent instead of the largest", "mac_column", "if s.exp[k] > s.max:", "if s.exp[k] < s.max:" ),
+  _mac( "smallest exponent instead of the largest", "mac_column", "if s.b > s.a:", "if s.b < s.a:" ),
   _mac( "exponent of zero decides the alignment", "mac_column",
         "if ( s.a_exp[k] != 0 ) & ( s.active[k][0:8] != 0 ):", "if s.a_exp[k] != 0:" ),
   _mac( "write stall ignored", "mac_array", "~( s.v[10] & ~s.wr.rdy ) & ", "" ),

@@ -82,26 +82,28 @@ def test_rows( level, commands, timing, cmdline_opts ):
 @pytest.mark.parametrize( ( "commands", "timing" ), rows_of(
   "ragged", "many_tiles", "bias_residual", "extreme_i16_i16", "g4_64", "g8_32", "bf16", "fp16_extreme",
   "back_to_back_wild" ) )
-def test_rows_n8( level, commands, timing ):
+def test_rows_n8( level, commands, timing, cmdline_opts ):
   cfg   = PRESETS["edge8"]
   world = World( cfg, commands )
-  check_cycles( cfg, level, world, timing, simulate( cfg, level, world, timing ) )
+  check_cycles( cfg, level, world, timing, simulate( cfg, level, world, timing, opts=cmdline_opts ) )
 
 # In Python the RTL of 256 multipliers does some ten cycles a second: there it runs as Verilog.
 @pytest.mark.parametrize( "level", ( "fl", "cl", "verilog" ) )
 @pytest.mark.parametrize( ( "commands", "timing" ), rows_of() )
-def test_rows_n16( level, commands, timing ):
+def test_rows_n16( level, commands, timing, cmdline_opts ):
   cfg   = PRESETS["edge16"]
   world = World( cfg, commands )
-  check_cycles( cfg, level, world, timing, simulate( cfg, level, world, timing ) )
+  check_cycles( cfg, level, world, timing, simulate( cfg, level, world, timing, opts=cmdline_opts ) )
 
+# The default, above, is random initial state.
 @pytest.mark.parametrize( "level", ( "verilog", ) )
-@pytest.mark.parametrize( "x_initial", ( "zeros", "ones", "rand" ) )
-def test_initial_state_does_not_matter( level, x_initial ):
+@pytest.mark.parametrize( "x_initial", ( "zeros", "ones" ) )
+@pytest.mark.parametrize( ( "commands", "timing" ), rows_of() )
+def test_initial_state( level, x_initial, commands, timing, cmdline_opts ):
   cfg   = PRESETS["edge4"]
-  world = World( cfg, dict( ( n, c ) for n, c, _ in ROWS )["back_to_back_wild"] )
-  cycles = simulate( cfg, level, world, WILD, x_initial=x_initial )
-  check_cycles( cfg, level, world, WILD, cycles )
+  world = World( cfg, commands )
+  cycles = simulate( cfg, level, world, timing, opts=cmdline_opts, x_initial=x_initial )
+  check_cycles( cfg, level, world, timing, cycles )
 
 #-------------------------------------------------------------------------
 # Random commands and timing
@@ -158,10 +160,10 @@ CYCLES = {
 
 @pytest.mark.parametrize( "level", ( "cl", "rtl", "verilog" ) )
 @pytest.mark.parametrize( "name", sorted( CYCLES ) )
-def test_cycles( level, name ):
+def test_cycles( level, name, cmdline_opts ):
   cfg   = PRESETS["edge4"]
   world = World( cfg, dict( ( n, c ) for n, c, _ in ROWS )[name] )
-  assert simulate( cfg, level, world ) == CYCLES[name]
+  assert simulate( cfg, level, world, opts=cmdline_opts ) == CYCLES[name]
 
 @pytest.mark.parametrize( "level", ( "cl", "verilog" ) )
 def test_no_bubbles( level ):
@@ -192,7 +194,7 @@ BAD = [
 
 @pytest.mark.parametrize( "level", LEVELS )
 @pytest.mark.parametrize( ( "changes", "error" ), [ pytest.param( c, e, id=name ) for name, c, e in BAD ] )
-def test_bad_command( level, changes, error ):
+def test_bad_command( level, changes, error, cmdline_opts ):
   """A bad command between two good ones is answered with its error, in order, and touches nothing."""
   cfg   = PRESETS["edge4"]
   world = World( cfg, [ Gemm( rows=2 ), Gemm( bias=True ) ] )
@@ -200,11 +202,11 @@ def test_bad_command( level, changes, error ):
   for name, value in changes.items():
     setattr( bad, name, type( getattr( bad, name ) )( value ) )
   world.messages.insert( 1, bad )
-  simulate( cfg, level, world, errors=[ Error.NONE, error, Error.NONE ] )
+  simulate( cfg, level, world, errors=[ Error.NONE, error, Error.NONE ], opts=cmdline_opts )
 
 @pytest.mark.parametrize( "level", LEVELS )
-def test_other_row_counts( level ):
+def test_other_row_counts( level, cmdline_opts ):
   """m_max is a parameter: 3 rows at most, and a fourth is refused."""
   cfg   = replace( PRESETS["edge4"], m_max=3 )
   world = World( cfg, [ Gemm( rows=3, k=9 ), Gemm( rows=1 ) ] )
-  check_cycles( cfg, level, world, CALM, simulate( cfg, level, world ) )
+  check_cycles( cfg, level, world, CALM, simulate( cfg, level, world, opts=cmdline_opts ) )

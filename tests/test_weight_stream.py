@@ -6,7 +6,7 @@ from itertools import pairwise
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 
 from npu.isa import GemmMode
@@ -332,6 +332,7 @@ def unclipped_int4( w: NDArray, group: int ) -> Weights:
 @settings( max_examples=50 )
 @given( st.sampled_from( GROUPS ), st.integers( 1, 3 ), st.integers( 1, 6 ), st.integers( 0, 1 << 32 ),
         st.sampled_from( ( "normal", "outlier", "positive", "negative" ) ) )
+@example( 32, 2, 2, 15367, "positive" )
 def test_int4_groups_are_no_worse_than_without_the_clip_search( group, count, cols, seed, kind ):
   w = matrices( group * count, cols, seed, 4 )
   if kind == "outlier":

@@ -196,9 +196,10 @@ def mk_script( names: Sequence[str], file: str ) -> str:
   return "\n".join( lines ) + "\n"
 
 def _run( folder: Path, names: Sequence[str], progress: Callable[[int, int], None] ) -> str:
-  # Yosys's log. Its standard output falls silent after the first module, so the netlists show how far it is.
+  # Yosys's log. Its standard output falls silent at the first `abc`, so the netlists show how far it is.
+  environment = { **_environment(), "TMPDIR": str( folder ) }    # what it leaves if it is killed goes with the folder
   with open( folder / "stderr", "w" ) as stderr:
-    process = subprocess.Popen( _command( "-q", "-l", "yosys.log", "script.ys" ), cwd=folder, env=_environment(),
+    process = subprocess.Popen( _command( "-q", "-l", "yosys.log", "script.ys" ), cwd=folder, env=environment,
                                 stdout=subprocess.DEVNULL, stderr=stderr )
     try:
       while process.poll() is None:
@@ -209,7 +210,7 @@ def _run( folder: Path, names: Sequence[str], progress: Callable[[int, int], Non
       process.wait()
   log = folder / "yosys.log"
   text = log.read_text( errors="replace" ) if log.exists() else ""
-  if process.returncode:
+  if process.returncode or not all( ( folder / f"{n}.json" ).exists() for n in names ):
     # An error is in both, a crash only in standard error.
     said   = text.splitlines()[-20:]
     errors = [ line for line in ( folder / "stderr" ).read_text( errors="replace" ).splitlines() if line not in said ]
