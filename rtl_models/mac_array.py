@@ -58,8 +58,8 @@ class MacArrayRTL( Component ):
       "row": ROW, "first": Bits1, "last": Bits1, "first_sum": Bits1, "last_sum": Bits1, "last_row": Bits1,
       "exp": Bits8 } )
     m_max, k_max = cfg.m_max, cfg.k_max
-    I8_I8, I16_G4, I16_G8, BF16, FP16 = ( int( m ) for m in (
-      GemmMode.I8_I8, GemmMode.I16_G4, GemmMode.I16_G8, GemmMode.BF16, GemmMode.FP16 ) )
+    I16_I16, I8_I8, I16_G4, I16_G8, BF16, FP16 = ( int( m ) for m in (
+      GemmMode.I16_I16, GemmMode.I8_I8, GemmMode.I16_G4, GemmMode.I16_G8, GemmMode.BF16, GemmMode.FP16 ) )
     ZERO_SIZE, BAD_FIELD, BAD_SIZE = int( Error.ZERO_SIZE ), int( Error.BAD_FIELD ), int( Error.BAD_SIZE )
 
     # Interface
@@ -159,7 +159,7 @@ class MacArrayRTL( Component ):
         s.f_beats @= ( ( s.f_k << tile_shift8 ) >> 1 ) + s.f_groups
       elif s.fetch.send.msg.mode == I16_G8:
         s.f_beats @= ( s.f_k << tile_shift8 ) + s.f_groups
-      elif s.fetch.send.msg.mode == 1:
+      elif s.fetch.send.msg.mode == I16_I16:
         s.f_beats @= ( s.f_k << tile_shift16 ) + 1
       elif s.fetch.send.msg.mode >= BF16:
         s.f_beats @= s.f_k << tile_shift16

@@ -120,21 +120,24 @@ def test_random_models( m: RandomModel ) -> None:
     assert figures["kl"] <= RANDOM_KL[precision]
 
 @pytest.mark.nightly
-def test_many_random_models() -> None:
-  """Every model is within the bound at w16a16, and at least 98 of 100 at w8a16: see above."""
-  kl: dict[str, list[float]] = { precision: [] for precision in RANDOM_KL }
-
+@pytest.mark.parametrize( "precision", list( RANDOM_KL ) )
+def test_many_random_models( precision: str ) -> None:
   @settings( max_examples=300, derandomize=True )
   @given( m=random_models() )
-  def measure( m: RandomModel ) -> None:
-    for precision, figures in check_random_model( m ).items():
-      kl[precision].append( figures["kl"] )
+  def check( m: RandomModel ) -> None:
+    figures = check_random_model( m, ( precision, ) )[precision]
+    note( f"{precision}: {figures}" )
+    assert figures["kl"] <= RANDOM_KL[precision]
+  check()
 
-  measure()
-  within = { p: np.mean( np.array( kl[p] ) <= bound ) for p, bound in RANDOM_KL.items() }
-  assert len( kl["w8a16"] ) >= 300
-  assert within["w16a16"] == 1
-  assert within["w8a16"] >= 0.98, sorted( kl["w8a16"] )[-10:]
+# The two that were found beyond the bound, so that the miss stays in sight.
+@pytest.mark.nightly
+@pytest.mark.xfail( strict=True, reason="the noise of INT8 weights: see above" )
+@pytest.mark.parametrize( "m", [
+  RandomModel( 3, 1, 7, 40, 68, 20, 17,  False, 1e2, 4, 7581 ),
+  RandomModel( 2, 1, 5, 2,  94, 46, 154, False, 1e2, 4, 245851 ) ], ids=[ "KL 1.09e-3", "KL 1.65e-3" ] )
+def test_models_beyond_the_bound( m: RandomModel ) -> None:
+  assert check_random_model( m, ( "w8a16", ) )["w8a16"]["kl"] <= RANDOM_KL["w8a16"]
 
 SHAPES: list[tuple[str, RandomModel]] = [
   #                                              layers kv group dim hidden inter vocab tied theta n seed
