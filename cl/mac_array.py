@@ -21,12 +21,13 @@ from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
 from npu.config import ceil_div
 from npu.footprint import gemm_layout
 from npu.isa import GemmFlag
-from npu.messages import mk_completion, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
 from npu.numerics.fp32 import bits, from_bits
 from npu.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
 
 MAX_BURST  = 16    # beats
 COMMANDS   = 2     # commands that wait for the stream, and for the arithmetic
+STARTS     = 3     # starts that are not used yet
 HEADERS    = 4     # biases, and scales, that wait for their tile
 ROWS_AHEAD = 4     # scratchpad rows asked for before their use
 STAGES     = 10    # cycles from issue to the write port
@@ -149,17 +150,19 @@ class MacArrayCL( Component ):
     d    = cfg.derived
     BEAT = mk_bits( d.beat_bits )
     SPAD = mk_bits( d.spad_addr_bits )
-    REQ, WRITE, DONE = mk_mem_read_req( cfg ), mk_spad_write( cfg ), mk_completion()
+    REQ, WRITE = mk_mem_read_req( cfg ), mk_spad_write( cfg )
     s.cfg = cfg
 
     # Interface
 
-    s.cmd  = RecvIfcRTL( mk_gemm_cmd( cfg ) )
-    s.mem  = MasterIfcRTL( REQ, BEAT )
-    s.act  = MasterIfcRTL( SPAD, BEAT )
-    s.res  = MasterIfcRTL( SPAD, BEAT )
-    s.wr   = SendIfcRTL( WRITE )
-    s.done = SendIfcRTL( DONE )
+    s.cmd   = RecvIfcRTL( mk_gemm_cmd( cfg ) )
+    s.ack   = SendIfcRTL( Ack )
+    s.start = RecvIfcRTL( Bits1 )
+    s.done  = SendIfcRTL( Done )
+    s.mem   = MasterIfcRTL( REQ, BEAT )
+    s.act   = MasterIfcRTL( SPAD, BEAT )
+    s.res   = MasterIfcRTL( SPAD, BEAT )
+    s.wr    = SendIfcRTL( WRITE )
 
     # State is plain Python, reached by another name: PyMTL3 takes what it reads through `s` for signals.
     s.clear()
@@ -173,44 +176,68 @@ class MacArrayCL( Component ):
         s.mem.resp.rdy <<= 1
         s.act.resp.rdy <<= 1
         s.res.resp.rdy <<= 1
+        s.done.msg     <<= 0
+      elif me.rests and not s.cmd.val and not s.start.val:
+        return
       else:
         me.tick()
       # Outputs depend on state alone: what is offered in the next cycle. Assignments cost most of the
-      # simulation's time, so messages are set only where they count.
-      s.cmd.rdy     <<= len( me.todo ) < COMMANDS and len( me.fetch ) < COMMANDS
-      asks, act, res = me.stream.asks(), me.acts.asks(), me.ress.asks()
-      s.mem.req.val <<= asks
-      s.act.req.val <<= act
-      s.res.req.val <<= res
-      s.wr.val      <<= me.pipe[STAGES] is not None
-      s.done.val    <<= me.state == "report"
+      # simulation's time, so there are none that change nothing.
+      asks, act, res, writes = me.stream.asks(), me.acts.asks(), me.ress.asks(), me.pipe[STAGES] is not None
+      flow, control = ( asks, act, res, writes ), me.control()
+      if flow != me.flow:
+        me.flow = flow
+        s.mem.req.val <<= asks
+        s.act.req.val <<= act
+        s.res.req.val <<= res
+        s.wr.val      <<= writes
+      if control != me.controls:
+        me.controls = control
+        s.cmd.rdy   <<= control[0]
+        s.start.rdy <<= control[1]
+        s.ack.val   <<= control[2]
+        s.done.val  <<= control[3]
+        if me.acks:
+          s.ack.msg <<= me.acks[0]
       if asks:
         s.mem.req.msg <<= REQ( me.stream.addr, me.stream.burst() )
       if act:
         s.act.req.msg <<= me.acts.next
       if res:
         s.res.req.msg <<= me.ress.next
-      if me.pipe[STAGES]:
+      if writes:
         s.wr.msg <<= WRITE( *me.write() )
-      if me.state == "report":
-        s.done.msg <<= DONE( me.code, 0 )
+      me.rests = not any( flow ) and me.is_idle()
 
   def clear( s ):
     """The state after reset."""
-    s.todo   = deque()                    # (instruction, error) to compute
-    s.fetch  = deque()                    # instructions to stream
+    s.acks   = deque()                    # errors to answer
+    s.todo   = deque()                    # instructions to compute
+    s.starts = 0                          # of them, released
+    s.fetch   = deque()                   # layouts to take apart
+    s.streams = deque()                   # first beats, and numbers of beats, to read
     s.stream = Stream( s.cfg )
     s.loader = Loader()
     s.acts   = Rows()
     s.ress   = Rows()
     s.pipe   = [ None ] * ( STAGES + 1 )  # pipe[i]: the row behind stage i
     s.state  = "idle"
-    s.code   = 0
     s.active = False                      # a stationary tile that is not used up
     s.i      = None                       # the instruction that is computed
     s.writes = deque()                    # addresses still to be written
     s.layout, s.residual = None, False
     s.filled = s.last_of_tile = False
+    s.flow = s.controls = None            # what the outputs say
+    s.rests  = False                      # nothing changes until a message comes
+
+  def control( s ):
+    """`rdy` of cmd and start, `val` of ack and done, and which ack."""
+    takes = len( s.todo ) < COMMANDS and len( s.fetch ) < COMMANDS and len( s.acks ) < COMMANDS
+    return takes, s.starts < STARTS, bool( s.acks ), s.state == "report", s.acks[0] if s.acks else 0
+
+  def is_idle( s ):
+    """Whether there is no command in the block."""
+    return s.state == "idle" and not ( s.todo or s.acks or s.fetch or s.loader.setup )
 
   def write( s ):
     """The address and data that stand at the write port."""
@@ -251,7 +278,8 @@ class MacArrayCL( Component ):
     takes    = loader.takes( bool( stream.buffer ), swap )
     pops     = takes and loader.part != "half"
     asked    = stream.asks() and s.mem.req.rdy
-    starts   = bool( s.fetch ) and stream.left == 0 and not loader.setup and loader.part is None
+    loads    = bool( s.fetch ) and not loader.setup and loader.part is None
+    streams  = bool( s.streams ) and stream.left == 0
     if loader.setup:
       loader.setup = False
       loader.parts = stream_parts( loader.layout )
@@ -270,12 +298,11 @@ class MacArrayCL( Component ):
       stream.room += 1
     if s.mem.resp.val:
       stream.buffer.append( int( s.mem.resp.msg ) )
-    if starts:
-      i = s.fetch.popleft()
-      loader.layout = gemm_layout( s.cfg, i )
+    if loads:
+      loader.layout = s.fetch.popleft()
       loader.setup  = True
-      stream.addr   = int( i.dram ) * s.cfg.derived.beats_per_line
-      stream.left   = loader.layout.total_beats
+    if streams:
+      stream.addr, stream.left = s.streams.popleft()
 
   def next_part( s ):
     """Look at what comes next in the stream."""
@@ -303,10 +330,14 @@ class MacArrayCL( Component ):
   #-----------------------------------------------------------------------
 
   def tick_commands( s, written ):
-    """Accept, start, finish and report commands."""
-    if s.state == "idle" and s.todo:
-      s.i, s.code = s.todo.popleft()
-      s.state = "report" if s.code else "setup"
+    """Answer, start, finish and report commands."""
+    if s.ack.val and s.ack.rdy:
+      s.acks.popleft()
+    starts = s.state == "idle" and bool( s.todo ) and s.starts > 0
+    s.starts += int( s.start.val and s.start.rdy ) - int( starts )
+    if starts:
+      s.i     = s.todo.popleft()
+      s.state = "setup"
     elif s.state == "setup":
       s.set_up()
       s.state = "run"
@@ -318,10 +349,13 @@ class MacArrayCL( Component ):
       s.state = "idle"
     if s.cmd.val and s.cmd.rdy:
       i     = instruction_of( s.cmd.msg )
-      error = check( s.cfg, i, int( i.rows ) )
-      s.todo.append( ( i, int( error ) ) )
+      error = check( s.cfg, i, int( i.rows ), int( s.cmd.msg.lines ) )
+      s.acks.append( int( error ) )
       if not error:
-        s.fetch.append( i )
+        layout = gemm_layout( s.cfg, i )
+        s.todo.append( i )
+        s.fetch.append( layout )
+        s.streams.append( ( int( i.dram ) * s.cfg.derived.beats_per_line, layout.total_beats ) )
 
   def set_up( s ):
     """Counters and addresses of a command."""

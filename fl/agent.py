@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pymtl3 import Bits, Component, connect, update_ff
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req, mk_spad_write
+from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 
 Process = Generator[None, None, Any]
 
@@ -115,18 +115,30 @@ class Agent( Component ):
     while box.todo:
       yield
 
-  def read_stream( s, first: int, beats: int ) -> Process:
+  def read_stream( s, first: int, beats: int, name: str = "mem" ) -> Process:
     """`beats` beats of memory from beat `first` on, as words; bursts stay inside 4 KiB."""
+    asks, answers = getattr( s, f"{name}_req_box" ), getattr( s, f"{name}_resp_box" )
     d, words = s.cfg.derived, []
     Request  = mk_mem_read_req( s.cfg )
     while beats:
       burst = min( beats, d.burst_beats - first % d.burst_beats )
-      yield from s.send( s.mem_req_box, Request( first, burst ) )
+      yield from s.send( asks, Request( first, burst ) )
       for _ in range( burst ):
-        beat = yield from s.recv( s.mem_resp_box )
+        beat = yield from s.recv( answers )
         words.append( to_lanes( beat, s.cfg.n ) )
       first, beats = first + burst, beats - burst
     return np.concatenate( words )
+
+  def write_bytes( s, name: str, start: int, data: NDArray[np.uint8] ) -> Process:
+    """Write bytes to memory from byte address `start` on: whole beats, strobes at the ends."""
+    size, Write = s.cfg.derived.beat_bytes, mk_mem_write( s.cfg )
+    box = getattr( s, f"{name}_box" )
+    while len( data ):
+      beat, skip = divmod( start, size )
+      part = data[: size - skip].tobytes()
+      strobe = ( ( 1 << len( part ) ) - 1 ) << skip
+      yield from s.send( box, Write( beat, int.from_bytes( part, "little" ) << 8 * skip, strobe ) )
+      start, data = start + len( part ), data[len( part ) :]
 
   def read_matrix( s, name: str, base: float, rows: int, stride: float, width: int ) -> Process:
     """`rows` x `width` scratchpad rows as words [rows, width * n]."""

@@ -4,27 +4,36 @@ Keys come in chunks of 16 at absolute positions, whatever n is and however a pro
 Sums inside a chunk are exact integers; between chunks the order is fixed: so prefill equals decode.
 """
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from pymtl3 import mk_bits
+
+from fl.agent import Agent, Process
 from fl.vector_unit import SCORE_LIMIT, ceil_to_integer
-from npu.config import CHUNK, NpuConfig
-from npu.isa import Error, Instruction
-from npu.numerics.block_float import lsb_exponent, quantize
-from npu.numerics.fp32 import BIAS, F32, I64, add_exponent, f2i, fadd, fmul, i2f
+from npu.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div
+from npu.footprint import bounds, footprint, kv_layout
+from npu.isa import Error, Instruction, mk
+from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.numerics.block_float import lsb_exponent, quantize, unpack
+from npu.numerics.fp32 import BIAS, F32, I64, add_exponent, bits, f2i, fadd, fmul, from_bits, i2f
 from npu.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
 
 NO_KEY    = -( 1 << 20 )    # running maximum before the first key: below every score
 MAX_DROP  = 511             # an exponent that falls this far is zero anyway
 
-def check( cfg: NpuConfig, i: Instruction, rows: int, position: int ) -> Error:
-  """Whether the engine accepts an ATTEND command; the first thing wrong with it otherwise."""
+def check( cfg: NpuConfig, i: Instruction, rows: int, position: int, lines: int, writable: int ) -> Error:
+  """Whether the engine accepts an ATTEND command; the first thing wrong with it otherwise.
+
+  `lines` is the size of the memory, `writable` the first line that may be written.
+  """
   if rows == 0 or i.length == 0 or i.heads == 0 or i.kv_heads == 0 or i.chunks == 0:
     return Error.ZERO_SIZE
-  if rows > cfg.m_max or int( i.heads ) % int( i.kv_heads ) or int( i.length ) % cfg.n:
+  if rows > cfg.m_max or int( i.heads ) % int( i.kv_heads ) or int( i.length ) % cfg.n or i.length > MAX_HEAD_DIM:
     return Error.BAD_SIZE
   if position + rows > int( i.chunks ) * CHUNK:
     return Error.BAD_POSITION
-  return Error.NONE
+  return bounds( cfg, footprint( cfg, i, rows ), lines, writable )
 
 def scores( q: I64, q_exponent: I64, k: I64, k_exponent: I64, factor: float ) -> I64:
   """Scaled base-2 scores as integers with 12 fraction bits.
@@ -99,3 +108,84 @@ def attend( q: I64, q_exponent: I64, k: I64, k_exponent: I64, v: I64, v_exponent
     before = top[..., c]
   out = fmul( o, reciprocal( l )[..., None] )
   return out.reshape( kv_heads, rows, group, dim ).transpose( 1, 0, 2, 3 ).reshape( rows, heads, dim )
+
+#-------------------------------------------------------------------------
+# Component
+#-------------------------------------------------------------------------
+
+EXPONENT_BYTES = 2 * CHUNK    # of a chunk's first line: those of the keys, those of the values
+
+def instruction_of( cmd: Any ) -> Instruction:
+  """The ATTEND instruction that a command message stands for."""
+  names = ( "rows", "heads", "kv_heads", "length", "chunks", "dram", "dst", "src", "src2", "dst_stride", "src_stride" )
+  factor = from_bits( np.array( int( cmd.factor ), dtype=np.uint32 ) ).item()
+  return mk( "ATTEND", factor=factor, **{ name: int( getattr( cmd, name ) ) for name in names } )
+
+class AttentionEngineFL( Agent ):
+  """The block's ports around `attend`, in no particular time; see `rtl_models.attention_engine` for the ports."""
+
+  def construct( s, cfg: NpuConfig ) -> None:
+    BEAT = mk_bits( cfg.derived.beat_bits )
+    SPAD = mk_bits( cfg.derived.spad_addr_bits )
+    s.cfg = cfg
+    s.add_recv( "cmd", mk_attend_cmd( cfg ) )
+    s.add_send( "ack", Ack )
+    s.add_master( "kv", mk_mem_read_req( cfg ), BEAT )
+    s.add_send( "kv_wr", mk_mem_write( cfg ) )
+    s.add_master( "q", SPAD, BEAT )
+    s.add_master( "acc", SPAD, BEAT )      # a functional component keeps its sums to itself
+    s.add_send( "wr", mk_spad_write( cfg ) )
+    s.add_send( "done", Done )
+    s.start()
+
+  def process( s ) -> Process:
+    """One command after the other."""
+    while True:
+      cmd   = yield from s.recv( s.cmd_box )
+      i     = instruction_of( cmd )
+      error = check( s.cfg, i, int( cmd.rows ), int( cmd.pos ), int( cmd.lines ), int( cmd.writable ) )
+      yield from s.send( s.ack_box, Ack( int( error ) ) )
+      if not error:
+        yield from s.execute( i, int( cmd.pos ) )
+        yield from s.send( s.done_box, Done( 0 ) )
+
+  def execute( s, i: Instruction, position: int ) -> Process:
+    """Append keys and values, read the cache, compute, write the result."""
+    rows, heads, kv, dim = int( i.rows ), int( i.heads ), int( i.kv_heads ), int( i.length )
+    width = dim // s.cfg.n
+    words = yield from s.read_matrix( "q", i.src, rows, i.src_stride, heads * width )
+    q, q_exponent = unpack( words.reshape( rows, heads, dim ) )
+    words = yield from s.read_matrix( "q", i.src2, rows, i.src_stride, 2 * kv * width )
+    new   = unpack( words.reshape( rows, 2, kv, dim ) )
+    yield from s.append( i, position, *new )
+    k, k_exponent, v, v_exponent = yield from s.read_cache( i, ceil_div( position + rows, CHUNK ) )
+    y = attend( q, q_exponent, k, k_exponent, v, v_exponent, position, float( i.factor ) )
+    yield from s.write_matrix( i.dst, i.dst_stride, bits( y ).reshape( rows, -1 ) )
+
+  def append( s, i: Instruction, position: int, q: I64, exponent: I64 ) -> Process:
+    """Store the pass's keys and values: q [R, 2, KV, D], exponent [R, 2, KV]."""
+    layout = kv_layout( i )
+    for r, which, head in np.ndindex( *exponent.shape ):
+      chunk, slot = divmod( position + r, CHUNK )
+      start = ( int( i.dram ) + ( head * layout.chunks + chunk ) * layout.chunk_lines ) * LINE_BYTES
+      slot += which * CHUNK
+      yield from s.write_bytes( "kv_wr", start + slot, exponent[r, which, head].astype( np.uint8 ).reshape( 1 ) )
+      row = q[r, which, head].astype( np.int16 ).view( np.uint8 )
+      yield from s.write_bytes( "kv_wr", start + LINE_BYTES + slot * len( row ), row )
+
+  def read_cache( s, i: Instruction, chunks: int ) -> Process:
+    """The first `chunks` chunks of each head: keys, their exponents, values, theirs, as `attend` takes them."""
+    layout, d = kv_layout( i ), s.cfg.derived
+    rows  = 4 * CHUNK * layout.head_dim // d.beat_bytes
+    shape = ( layout.kv_heads, chunks * CHUNK )
+    k, k_exponent = np.zeros( ( *shape, layout.head_dim ), dtype=np.int64 ), np.zeros( shape, dtype=np.int64 )
+    v, v_exponent = k.copy(), k_exponent.copy()
+    for head, chunk in np.ndindex( layout.kv_heads, chunks ):
+      line  = int( i.dram ) + ( head * layout.chunks + chunk ) * layout.chunk_lines
+      first = line * d.beats_per_line
+      e   = yield from s.read_stream( first, ceil_div( EXPONENT_BYTES, d.beat_bytes ), "kv" )
+      kv  = yield from s.read_stream( first + d.beats_per_line, rows, "kv" )
+      at  = slice( chunk * CHUNK, ( chunk + 1 ) * CHUNK )
+      k_exponent[head, at], v_exponent[head, at] = e.view( np.uint8 )[:EXPONENT_BYTES].reshape( 2, CHUNK )
+      k[head, at], v[head, at] = kv.view( np.int16 ).reshape( 2, CHUNK, layout.head_dim )
+    return k, k_exponent, v, v_exponent

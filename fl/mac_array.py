@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymtl3 import mk_bits
+from pymtl3 import Bits1, mk_bits
 
 from fl.agent import Agent, Process
 from npu.config import NpuConfig, ceil_div
-from npu.footprint import gemm_layout
+from npu.footprint import bounds, footprint, gemm_layout
 from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction, mk
-from npu.messages import mk_completion, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
 from npu.numerics.block_float import lsb_exponent, unpack as unpack_lanes
 from npu.numerics.fp32 import F32, I64, add_exponent, bits, fadd, fmul, from_bits, i2f
 from npu.numerics.small_float import BF16, FP16, SmallFloat, fields
@@ -32,8 +32,11 @@ from npu.weight_stream import (
 
 ALIGN_FRACTION_BITS = 16   # fraction bits kept when the products of a column are aligned
 
-def check( cfg: NpuConfig, i: Instruction, rows: int ) -> Error:
-  """Whether the array accepts a GEMM command; the first thing wrong with it otherwise."""
+def check( cfg: NpuConfig, i: Instruction, rows: int, lines: int ) -> Error:
+  """Whether the array accepts a GEMM command; the first thing wrong with it otherwise.
+
+  `lines` is the size of the memory.
+  """
   if rows == 0 or i.k == 0 or i.cols == 0:
     return Error.ZERO_SIZE
   if int( i.group ) >= len( GROUP_SIZES ) or int( i.mode ) not in set( GemmMode ):
@@ -43,7 +46,9 @@ def check( cfg: NpuConfig, i: Instruction, rows: int ) -> Error:
   group = GROUP_SIZES[int( i.group )]
   if ( GemmMode( int( i.mode ) ) in GROUP_MODES ) != ( group > 0 ) or ( group and int( i.k ) % group ):
     return Error.BAD_SIZE
-  return Error.NONE
+  if gemm_layout( cfg, i ).total_beats >= 1 << 32:
+    return Error.BAD_SIZE
+  return bounds( cfg, footprint( cfg, i, rows ), lines )
 
 def epilogue( y: F32, bias: F32 | None, residual: F32 | None ) -> F32:
   """y [M, N] plus bias [N], then plus residual [M, N]; one FP32 add each."""
@@ -199,22 +204,26 @@ class MacArrayFL( Agent ):
     SPAD = mk_bits( cfg.derived.spad_addr_bits )
     s.cfg = cfg
     s.add_recv( "cmd", mk_gemm_cmd( cfg ) )
+    s.add_send( "ack", Ack )
+    s.add_recv( "start", Bits1 )
     s.add_master( "mem", mk_mem_read_req( cfg ), BEAT )
     s.add_master( "act", SPAD, BEAT )
     s.add_master( "res", SPAD, BEAT )
     s.add_send( "wr", mk_spad_write( cfg ) )
-    s.add_send( "done", mk_completion() )
-    s.start()
+    s.add_send( "done", Done )
+    Agent.start( s )      # the port hides it
 
   def process( s ) -> Process:
     """One command after the other."""
     while True:
       cmd   = yield from s.recv( s.cmd_box )
       i     = instruction_of( cmd )
-      error = check( s.cfg, i, int( cmd.rows ) )
+      error = check( s.cfg, i, int( cmd.rows ), int( cmd.lines ) )
+      yield from s.send( s.ack_box, int( error ) )
       if not error:
+        yield from s.recv( s.start_box )
         yield from s.execute( i )
-      yield from s.send( s.done_box, mk_completion()( int( error ), 0 ) )
+        yield from s.send( s.done_box, 0 )
 
   def execute( s, i: Instruction ) -> Process:
     """Read everything, compute, write everything."""

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from fl import attention_engine, controller, mac_array, vector_unit
 from fl.controller import Fault, Registers
 from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import footprint, gemm_layout, kv_layout, segment_rows
+from npu.footprint import gemm_layout, kv_layout
 from npu.isa import (
   INSTRUCTION_BYTES,
   BadInstruction,
-  Convert,
   Error,
   GemmFlag,
   Instruction,
@@ -27,9 +26,8 @@ from npu.isa import (
   decode,
 )
 from npu.mailbox import Mailbox, Word
-from npu.numerics.block_float import pack, quantize, unpack
-from npu.numerics.fp32 import F32, bits, fadd, fmul, from_bits
-from npu.numerics.small_float import BF16, FP16, SmallFloat, round_to, to_fp32
+from npu.numerics.block_float import unpack
+from npu.numerics.fp32 import bits, from_bits
 from npu.weight_stream import (
   Weights,
 )
@@ -112,12 +110,11 @@ class NpuFL:
     """Answer a doorbell: run until the program ends or faults, and report in the mailbox."""
     box = self.mailbox
     box[Word.STATUS], box[Word.ERROR], box[Word.COUNT] = Status.RUNNING, Error.NONE, 0
-    self._best = None
     at, error, status = 0, Error.NONE, Status.RUNNING
     # What the mailbox says stays there if the run does not even begin.
     self.r = Registers( pos=box[Word.POS], len=box[Word.LEN] )
     try:
-      self.r = controller.boot( box, len( self.dram ) )
+      self.r = controller.boot( box )
       while status == Status.RUNNING:
         at    = self.r.pc
         count = self.r.count
@@ -151,7 +148,7 @@ class NpuFL:
     if self.r.pc >= self.r.program_count:
       raise Fault( Error.BAD_PC )
     start = self.r.program * LINE_BYTES + self.r.pc * INSTRUCTION_BYTES
-    if start + INSTRUCTION_BYTES > len( self.dram ):
+    if start + INSTRUCTION_BYTES > self.r.lines * LINE_BYTES:
       raise Fault( Error.BAD_DRAM )
     self.counters.dram_bytes_read += INSTRUCTION_BYTES
     try:
@@ -163,25 +160,21 @@ class NpuFL:
     """Check and execute an engine instruction."""
     rows = int( i.rows ) or self.r.rows
     off  = controller.offset( int( i.rel ), self.r )
-    for error in ( controller.check_rel( i ), self.check( i, rows ) ):
+    for error in ( controller.check_rel( i ), self.check( i, rows, off ) ):
       if error:
         raise Fault( error )
-    limits = { "dram": len( self.dram ) // LINE_BYTES, "spad": self.cfg.derived.spad_rows }
-    for access in footprint( self.cfg, i, rows, off ):
-      if access.high > limits[access.space]:
-        raise Fault( Error.BAD_DRAM if access.space == "dram" else Error.BAD_SPAD )
-    handler = getattr( self, f"do_{i.mnemonic.lower()}", None )
-    ( handler or self.do_elementwise )( i, rows, off )
+    name = "vector" if i.format.unit == Unit.VEC else i.mnemonic.lower()
+    getattr( self, f"do_{name}" )( i, rows, off )
 
-  def check( self, i: Instruction, rows: int ) -> Error:
+  def check( self, i: Instruction, rows: int, off: int ) -> Error:
     """What the instruction's unit says of it."""
     if i.format.unit == Unit.MAC:
-      return mac_array.check( self.cfg, i, rows )
+      return mac_array.check( self.cfg, i, rows, self.r.lines )
     if i.format.unit == Unit.VEC:
-      return vector_unit.check( self.cfg, i, rows )
+      return vector_unit.check( self.cfg, i, rows, off )
     if i.format.unit == Unit.ATT:
-      return attention_engine.check( self.cfg, i, rows, self.r.pos )
-    return controller.check_dma( i, rows, self.r )
+      return attention_engine.check( self.cfg, i, rows, self.r.pos, self.r.lines, self.r.writable )
+    return controller.check_dma( self.cfg, i, rows, self.r )
 
   #-----------------------------------------------------------------------
   # Scratchpad access
@@ -200,20 +193,6 @@ class NpuFL:
     padded[:, :lanes] = words
     index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( width )
     self.spad[index] = padded.reshape( rows, width, self.cfg.n )
-
-  def segments( self, i: Instruction, name: str, rows: int, count: int, off: int = 0 ) -> NDArray[np.uint32]:
-    """An operand of a vector instruction: words [rows, count, length]."""
-    stride = int( getattr( i, f"{name}_stride" ) ) if f"{name}_stride" in { f.name for f in i.format.fields } else 0
-    width  = segment_rows( self.cfg, i ) * self.cfg.n
-    words  = self.read( int( getattr( i, name ) ) + off * stride, rows, stride, count * width )
-    return words.reshape( rows, count, width )[..., : int( i.length )]
-
-  def put_segments( self, i: Instruction, words: NDArray[np.uint32] ) -> None:
-    """Store a vector result [rows, count, length], each segment in whole scratchpad rows."""
-    rows, count, length = words.shape
-    padded = np.zeros( ( rows, count, segment_rows( self.cfg, i ) * self.cfg.n ), dtype=np.uint32 )
-    padded[..., :length] = words
-    self.write( i.dst, i.dst_stride, padded.reshape( rows, -1 ) )
 
   #-----------------------------------------------------------------------
   # Load/store unit
@@ -279,55 +258,15 @@ class NpuFL:
   # Vector unit
   #-----------------------------------------------------------------------
 
-  def do_rmsnorm( self, i: Instruction, rows: int, off: int ) -> None:
-    x    = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
-    gain = from_bits( self.segments( i, "src2", 1, 1 ) )[0, 0]
-    self.put_segments( i, bits( vector_unit.rmsnorm( x, gain, float( i.inv_length ), float( i.eps ) ) ) )
-
-  def do_rope( self, i: Instruction, rows: int, off: int ) -> None:
-    # Halves are in whole scratchpad rows: bring them together, rotate, spread them again.
-    half, count = int( i.length ) // 2, int( i.segments )
-    width = segment_rows( self.cfg, i ) * self.cfg.n
-    words = self.read( int( i.src ) + off * int( i.src_stride ), rows, i.src_stride, count * width )
-    x     = from_bits( words ).reshape( rows, count, 2, width // 2 )
-    cos, sin = vector_unit.rope_table( self.read( i.src2, rows, i.src2_stride, half ) )
-    turned = vector_unit.rope( x[..., :half].reshape( rows, count, 2 * half ), cos[:, None], sin[:, None] )
-    spread = np.zeros( ( rows, count, 2, width // 2 ), dtype=np.float32 )
-    spread[..., :half] = turned.reshape( rows, count, 2, half )
-    self.write( i.dst, i.dst_stride, bits( spread.reshape( rows, -1 ) ) )
-
-  def do_argmax( self, i: Instruction, rows: int, off: int ) -> None:
-    x = from_bits( self.segments( i, "src", 1, 1 ) )[0, 0]
-    self._best   = vector_unit.argmax( x, None if i.first else self._best, int( i.base ) )
-    self.r.token = self._best[1]
-
-  def do_copy( self, i: Instruction, rows: int, off: int ) -> None:
-    self.put_segments( i, self.segments( i, "src", rows, int( i.segments ), off ) )
-
-  def do_quantize( self, i: Instruction, rows: int, off: int ) -> None:
-    x = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
-    self.put_segments( i, pack( *quantize( x, int( i.bits ) ) ) )
-
-  def do_convert( self, i: Instruction, rows: int, off: int ) -> None:
-    words  = self.segments( i, "src", rows, int( i.segments ), off )
-    widens = i.formats in ( Convert.BF16_FP32, Convert.FP16_FP32 )
-    fmt: SmallFloat = BF16 if i.formats in ( Convert.FP32_BF16, Convert.BF16_FP32 ) else FP16
-    result = ( bits( to_fp32( fmt, words.astype( np.uint16 ) ) ) if widens
-               else round_to( fmt, from_bits( words ) ).astype( np.uint32 ) )
-    self.put_segments( i, result )
-
-  def do_elementwise( self, i: Instruction, rows: int, off: int ) -> None:
-    """SWIGLU, ADD, MUL, SCALE and SOFTMAX: one function of whole arrays each."""
-    x = from_bits( self.segments( i, "src", rows, int( i.segments ), off ) )
-    if i.mnemonic == "SCALE":
-      y = fmul( x, np.float32( i.factor ) )
-    elif i.mnemonic == "SOFTMAX":
-      y = vector_unit.softmax( x, float( i.factor ) )
-    else:
-      function: Callable[[F32, F32], F32] = {
-        "SWIGLU": vector_unit.swiglu, "ADD": fadd, "MUL": fmul }[i.mnemonic]
-      y = function( x, from_bits( self.segments( i, "src2", rows, int( i.segments ) ) ) )
-    self.put_segments( i, bits( y ) )
+  def do_vector( self, i: Instruction, rows: int, off: int ) -> None:
+    """Any instruction of the vector unit."""
+    words = [ self.read( o.base, o.rows, o.stride, o.width * self.cfg.n )
+              for o in vector_unit.operands( self.cfg, i, rows, off ) ]
+    result, self._best = vector_unit.execute( self.cfg, i, words, self._best )
+    if result is not None:
+      self.write( i.dst, i.dst_stride, result )
+    elif self._best:
+      self.r.token = self._best[1]
 
   #-----------------------------------------------------------------------
   # Attention engine

@@ -1,4 +1,8 @@
-"""Measure speed and memory: `make bench`. Each figure is one run on this machine, in a process of its own."""
+"""Measure speed and memory: `make bench`. Each figure is one run on this machine; the tables are Markdown.
+
+The functional level runs in processes of its own, for its memory; the levels with cycles in this one, without the time
+that building them takes.
+"""
 
 import json
 import os
@@ -6,15 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-console = Console( highlight=False )
+from npu.compiler import compile_model
+from npu.config import get_config
+from npu.errors import NpuError
+from npu.image import load_image
+from npu.program import DEFAULT_PRECISION
+from npu.runtime import LEVELS, Session, TextCodec, parse_levels
 
 @dataclass( frozen=True )
 class Measured:
@@ -57,16 +65,98 @@ def bench_functional( like: str, precision: str, tokens: int, folder: Path ) -> 
            ( f"decode, {tokens - 1} tokens", f"{( tokens - 1 ) / decode:.2f} tokens/s" ),
            ( "run, peak memory", f"{ran.peak_bytes / 1e9:.2f} GB" ) ]
 
-def main( like: Annotated[str, typer.Option( help="Shape of the random model." )] = "qwen2-0.5b",
-          precision: Annotated[str, typer.Option( help="Precision." )] = "w8a16",
-          tokens: Annotated[int, typer.Option( help="Tokens to produce." )] = 17 ) -> None:
+@dataclass( frozen=True )
+class Simulation:
+  """A whole NPU to simulate: `limit` is the most cycles, None the whole run."""
+  level: str
+  config: str
+  model: str
+  tokens: int
+  limit: int | None = None
+
+# PyMTL3 in Python takes too long for a whole run: its speed shows in some thousand cycles.
+SIMULATIONS = ( Simulation( "cl", "edge16", "tiny", 9 ),
+                Simulation( "rtl", "edge4", "nano", 1, 2048 ),
+                Simulation( "verilog", "edge4", "nano", 3 ),
+                Simulation( "verilog", "edge16", "tiny", 9 ) )
+
+class _Enough( Exception ):
+  # Ends a simulation that has shown its speed.
+  pass
+
+@dataclass( frozen=True )
+class Speed:
+  """What a simulation took: cycles and wall seconds of the run, and seconds that building it took."""
+  cycles: int
+  seconds: float
+  build_seconds: float
+
+def simulate( what: Simulation, folder: Path ) -> Speed:
+  """Generate with a whole NPU, from a prompt of a few tokens on."""
+  path = folder / f"{what.model}-{what.config}.npu"
+  if not path.exists():
+    compile_model( what.model, path, get_config( what.config ), DEFAULT_PRECISION )
+  cycles, began = 0, time.perf_counter()
+  with Session( load_image( path ), parse_levels( what.level ) ) as session:
+    built = time.perf_counter()
+
+    def watch( cycle: int, pc: int ) -> None:
+      nonlocal cycles
+      cycles = cycle
+      if what.limit is not None and cycle >= what.limit:
+        raise _Enough
+
+    with suppress( _Enough ):
+      session.generate( TextCodec( what.model ).encode( "In the beginning" ), what.tokens, stop_at_eos=False,
+                        on_progress=watch )
+      assert session.stats
+      cycles = session.stats.cycles
+    return Speed( cycles, time.perf_counter() - built, built - began )
+
+def print_row( *cells: str ) -> None:
+  """A row of a Markdown table; it appears as soon as it is known."""
+  print( f"| {' | '.join( cells )} |", flush=True )
+
+def print_head( *cells: str ) -> None:
+  """The first row, and the line below it."""
+  print_row( *cells )
+  print( "|---" * len( cells ) + "|", flush=True )
+
+def bench_cycles( levels: list[str], folder: Path ) -> None:
+  """Print how fast whole NPUs are simulated."""
+  print_head( "whole NPU", "model", "cycles", "simulation", "build" )
+  for what in SIMULATIONS:
+    if what.level not in levels:
+      continue
+    found = simulate( what, folder )
+    n     = get_config( what.config ).n
+    name  = f"{what.level.upper() if what.level != 'verilog' else 'Verilog'}, n = {n}"
+    did   = f"{found.cycles:,}" if what.limit is None else f"the first {found.cycles:,}"
+    print_row( name, what.model, did, f"{found.cycles / found.seconds:,.0f} cycles/s",
+               f"{found.build_seconds:.0f} s" )
+
+def main( like: Annotated[str, typer.Option( help="Shape of the functional level's random model." )] = "qwen2-0.5b",
+          precision: Annotated[str, typer.Option( help="Its precision." )] = "w8a16",
+          tokens: Annotated[int, typer.Option( help="Tokens that it produces." )] = 17,
+          levels: Annotated[str, typer.Option( help="Levels to measure, with commas in between." )] = ",".join( LEVELS )
+          ) -> None:
   """Print the figures that the README states."""
-  console.print( f"machine: {machine()}" )
+  chosen = levels.split( "," )
+  for level in chosen:
+    if level not in LEVELS:
+      raise typer.BadParameter( f"unknown level '{level}'; choose one of {', '.join( LEVELS )}" )
+  print( f"machine: {machine()}\n" )
   with tempfile.TemporaryDirectory( prefix="npu-bench-" ) as folder:
-    table = Table( "functional level", f"{like}, {precision}", box=None, pad_edge=False )
-    for name, value in bench_functional( like, precision, tokens, Path( folder ) ):
-      table.add_row( name, value )
-    console.print( table )
+    if "fl" in chosen:
+      print_head( "functional level", f"{like}, {precision}" )
+      for row in bench_functional( like, precision, tokens, Path( folder ) ):
+        print_row( *row )
+      print()
+    if chosen != [ "fl" ]:
+      try:
+        bench_cycles( chosen, Path( folder ) )
+      except NpuError as e:
+        raise SystemExit( f"error: {e}" ) from None
 
 if __name__ == "__main__":
   typer.run( main )

@@ -49,6 +49,7 @@ def mailbox_words( program: Program ) -> NDArray[np.uint32]:
   words[Word.TOKENS]        = memory.line( "tokens" )
   words[Word.CONTEXT]       = program.context
   words[Word.DRAM_LINES]    = memory.lines
+  words[Word.WRITABLE]      = memory.line( "kv.0" )
   return words
 
 #-------------------------------------------------------------------------

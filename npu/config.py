@@ -14,6 +14,8 @@ from npu.errors import NpuError
 LINE_BYTES = 64   # DRAM addresses in instructions count lines of 64 bytes: the largest beat (n = 16)
 CHUNK      = 16   # keys per attention chunk, whatever n is: it is part of the arithmetic
 
+MAX_HEAD_DIM = 128   # the attention engine's buffers hold 16 keys and values of so many elements
+
 def clog2( x: int ) -> int:
   """Smallest b with 2**b >= x, for x >= 1."""
   return ( x - 1 ).bit_length()
@@ -45,6 +47,8 @@ class NpuConfig:
     The longest dot product, in elements; sizes the accumulators.
   dram_latency
     Cycles from a memory request to its first beat, at the levels that have time.
+  dram_bandwidth
+    Beats per cycle that the memory moves, read or written: more than 0, at most 1.
 
   Raises
   ------
@@ -57,6 +61,7 @@ class NpuConfig:
   spad_bytes: int = 1 << 20
   k_max: int = 32768
   dram_latency: int = 40
+  dram_bandwidth: float = 1.0
 
   def __post_init__( self ) -> None:
     if self.n not in ( 4, 8, 16 ):
@@ -71,6 +76,9 @@ class NpuConfig:
     if not 1 <= self.dram_latency <= 1000:
       raise NpuError( f"config {self.name}: dram_latency is {self.dram_latency}; "
                       "choose 1 to 1000 cycles" )
+    if not 0.01 <= self.dram_bandwidth <= 1:
+      raise NpuError( f"config {self.name}: dram_bandwidth is {self.dram_bandwidth}; "
+                      "choose 0.01 to 1 beats per cycle" )
 
   @cached_property
   def derived( self ) -> "Derived":

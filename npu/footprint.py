@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from npu.config import LINE_BYTES, NpuConfig, ceil_div
-from npu.isa import GROUP_SIZES, GemmFlag, GemmMode, Instruction
+from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction
 from npu.kv_cache import KvLayout
 from npu.weight_stream import StreamLayout
 
@@ -102,3 +102,17 @@ def footprint( cfg: NpuConfig, i: Instruction, rows: int, offset: int = 0 ) -> l
   if i.format.unit == 0:
     return []
   return _KINDS.get( i.mnemonic, _vector )( cfg, i, rows, offset )
+
+def bounds( cfg: NpuConfig, accesses: list[Access], lines: int, writable: int = 0 ) -> Error:
+  """What is wrong with the ranges that an instruction touches; memory first.
+
+  Parameters
+  ----------
+  lines, writable
+    Size of the memory, and the first line that may be written.
+  """
+  dram = [ a for a in accesses if a.space == "dram" ]
+  spad = [ a for a in accesses if a.space == "spad" ]
+  if any( a.high > lines or ( a.write and a.low < writable ) for a in dram ):
+    return Error.BAD_DRAM
+  return Error.BAD_SPAD if any( a.high > cfg.derived.spad_rows for a in spad ) else Error.NONE

@@ -81,7 +81,7 @@ class Error( IntEnum ):
   NONE         = 0
   BAD_OPCODE   = 1
   BAD_FIELD    = 2    # a mode, condition, register or flag that is not defined
-  BAD_DRAM     = 3    # a DRAM address range outside the memory
+  BAD_DRAM     = 3    # a DRAM address range outside the memory, or a write below the first writable line
   BAD_SPAD     = 4    # a scratchpad address range outside the scratchpad
   ZERO_SIZE    = 5    # a zero length, row count, head count or segment count
   BAD_SIZE     = 6    # a size that the unit cannot do (odd head_dim, K or rows too large, K-group)
@@ -211,6 +211,9 @@ FORMATS = (
 
 BY_MNEMONIC = { f.mnemonic: f for f in FORMATS }
 BY_OPCODE   = { f.opcode: f for f in FORMATS }
+
+# Operations as the vector unit's commands name them: the low half of the opcode.
+VECTOR_OP = { f.mnemonic: f.opcode & 0xF for f in FORMATS if f.unit == Unit.VEC }
 
 #-------------------------------------------------------------------------
 # Instructions

@@ -34,6 +34,7 @@ class Word( IntEnum ):
   TOKENS        = 16   # c: line of the token buffer, context + 1 words
   CONTEXT       = 17   # c: positions that the KV cache holds
   DRAM_LINES    = 18   # c: size of the memory
+  WRITABLE      = 19   # c: first line that a program may write; below are its code, tables and weights
 
 class Flag( IntFlag ):
   """Options of a run."""

@@ -11,7 +11,7 @@ from math import e as EULER, log2, sqrt
 import numpy as np
 
 from npu.checkpoint import ModelConfig
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div, round_up
+from npu.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div, round_up
 from npu.errors import NpuError
 from npu.footprint import Access, footprint
 from npu.isa import (
@@ -271,9 +271,9 @@ class _Builder:
     """The operands that describe one row-major operand: `width` elements, `stride` rows (default: dense)."""
     return { f"{name}_stride": stride or self.shape.rows( width ) }
 
-  def load_gain( self, norm: int, slot: int ) -> None:
-    """Bring the gain of a norm into one of two buffers."""
-    s = self.shape
+  def load_gain( self, norm: int ) -> None:
+    """Bring the gain of a norm into one of two buffers, well before it is needed: the next GEMM hides it."""
+    s, slot = self.shape, norm % 2
     row_lines = ceil_div( 4 * s.hidden, LINE_BYTES )
     self.emit( "LOAD", dram=self.memory.line( "norms" ) + norm * row_lines, dst=self.spad.gains[slot],
                rows=1, length=s.hidden, dst_stride=s.rows( s.hidden ), row_lines=row_lines )
@@ -287,12 +287,11 @@ class _Builder:
     else:
       self.emit( "CONVERT", formats=Convert.FP32_BF16, **common )
 
-  def norm( self, norm: int, slot: int ) -> None:
-    """h = activations( rmsnorm( x ) * gain )."""
+  def norm( self, norm: int ) -> None:
+    """h = activations( rmsnorm( x ) * gain ); the gain is there already."""
     s, sp = self.shape, self.spad
     stride = s.rows( s.hidden )
-    self.load_gain( norm, slot )
-    self.emit( "RMSNORM", dst=sp.h, src=sp.x, src2=sp.gains[slot], segments=1, length=s.hidden,
+    self.emit( "RMSNORM", dst=sp.h, src=sp.x, src2=sp.gains[norm % 2], segments=1, length=s.hidden,
                dst_stride=stride, src_stride=stride, inv_length=1.0 / s.model.hidden_size,
                eps=s.model.rms_norm_eps )
     self.to_activations( sp.h, s.hidden, stride )
@@ -311,7 +310,7 @@ class _Builder:
     layouts  = s.matrices()
     head     = s.rows( s.head )
     qkv      = ( m.heads + 2 * m.kv_heads ) * head
-    self.norm( NORMS_PER_LAYER * i, 0 )
+    self.norm( NORMS_PER_LAYER * i )
     self.gemm( f"layers.{i}.qkv", layouts["qkv"], sp.h, sp.qkv, s.rows( s.hidden ), qkv )
     # Heads of q and k follow each other: one ROPE turns both. Padded halves turn zeros into zeros.
     self.emit( "ROPE", dst=sp.qkv, src=sp.qkv, src2=sp.rope, segments=m.heads + m.kv_heads, length=s.head,
@@ -322,6 +321,7 @@ class _Builder:
                kv_heads=m.kv_heads, src2=sp.qkv + m.heads * head, length=s.head, chunks=self.kv.chunks,
                dst_stride=m.heads * head, src_stride=qkv, factor=log2( EULER ) / sqrt( m.head_dim ) )
     self.to_activations( sp.att, m.heads * s.head, m.heads * head )
+    self.load_gain( NORMS_PER_LAYER * i + 1 )
     self.gemm( f"layers.{i}.o", layouts["o"], sp.att, sp.x, m.heads * head, s.rows( s.hidden ), residual=True )
 
   def mlp( self, i: int ) -> None:
@@ -329,18 +329,19 @@ class _Builder:
     s, sp   = self.shape, self.spad
     layouts = s.matrices()
     inter   = s.rows( s.inter )
-    self.norm( NORMS_PER_LAYER * i + 1, 1 )
+    self.norm( NORMS_PER_LAYER * i + 1 )
     self.gemm( f"layers.{i}.gate_up", layouts["gate_up"], sp.h, sp.gate_up, s.rows( s.hidden ), 2 * inter )
     self.emit( "SWIGLU", dst=sp.gate_up, src=sp.gate_up, src2=sp.gate_up + inter, segments=1, length=s.inter,
                dst_stride=2 * inter, src_stride=2 * inter, src2_stride=2 * inter )
     self.to_activations( sp.gate_up, s.inter, 2 * inter )
+    self.load_gain( NORMS_PER_LAYER * i + 2 )
     self.gemm( f"layers.{i}.down", layouts["down"], sp.gate_up, sp.x, 2 * inter, s.rows( s.hidden ), residual=True )
 
   def head( self, tiles: list[HeadTile] ) -> None:
     """TOKEN = argmax( head( norm( x ) ) ), a part of the vocabulary at a time."""
     s, sp = self.shape, self.spad
     row_lines = 4 * s.vocab // LINE_BYTES
-    self.norm( NORMS_PER_LAYER * s.model.layers, 0 )
+    self.norm( NORMS_PER_LAYER * s.model.layers )
     for j, tile in enumerate( tiles ):
       buffer, stride = sp.logits[j % 2], s.rows( tile.cols )
       self.gemm( f"head.{j}", s.stream( s.hidden, tile.cols ), sp.h, buffer, s.rows( s.hidden ), stride )
@@ -358,6 +359,7 @@ class _Builder:
                dst_stride=hidden, row_lines=ceil_div( 4 * s.hidden, LINE_BYTES ) )
     self.emit( "LOAD", rel=Rel.POS, dram=self.memory.line( "rope" ), dst=sp.rope, length=s.half,
                dst_stride=s.rows( s.half ), row_lines=ceil_div( 4 * s.half, LINE_BYTES ) )
+    self.load_gain( 0 )
     for i in range( s.model.layers ):
       self.attention( i )
       self.mlp( i )
@@ -431,10 +433,13 @@ def build( model: ModelConfig, cfg: NpuConfig, precision: Precision, context: in
   if longest > cfg.k_max:
     raise NpuError( f"config {cfg.name} sums at most k_max = {cfg.k_max} products; this model needs {longest}" )
   for name, value, bits in ( ( "heads + 2 * kv_heads", model.heads + 2 * model.kv_heads, 8 ),
-                             ( "head_dim", shape.head, 10 ), ( "intermediate_size", 2 * shape.inter, 20 ),
+                             ( "intermediate_size", 2 * shape.inter, 20 ),
                              ( "vocab_size", shape.vocab, 20 ) ):
     if value >= 1 << bits:
       raise NpuError( f"the model's {name} is {value} (padded); instructions hold up to {( 1 << bits ) - 1}" )
+  if shape.head > MAX_HEAD_DIM:
+    raise NpuError( f"the model's head_dim is {model.head_dim} ({shape.head} padded); the attention engine does up to "
+                    f"{MAX_HEAD_DIM}" )
   spad  = fit_spad( shape, pass_rows )
   tiles = head_tiles( shape, spad.head_cols )
   kv    = KvLayout( shape.head, model.kv_heads, ceil_div( context, CHUNK ) )

@@ -16,10 +16,11 @@ from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from npu.config import clog2
 from npu.isa import Error, GemmMode
-from npu.messages import mk_completion, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write, mk_stream_req
 from rtl_models.mac_column import MacColumn
 from rtl_models.mac_output import K_BITS, MacOutput
 from rtl_models.operand_decode import OperandDecode
+from rtl_models.range_check import RangeCheck
 from rtl_models.row_reader import RowReader
 from rtl_models.stream_reader import StreamReader
 from rtl_models.weight_loader import WeightLoader
@@ -33,14 +34,18 @@ class MacArrayRTL( Component ):
   -----
   cmd
     A GEMM, rows and addresses resolved (`npu.messages.mk_gemm_cmd`).
+  ack
+    One answer per command, in order, as soon as it is checked: an `npu.isa.Error`.
+  start
+    One message per accepted command, in order: its operands are there. Weights stream without waiting for it.
+  done
+    One message per accepted command, in order, when its last row is written.
   mem
     The weight stream: bursts out, beats in.
   act, res
     Scratchpad reads: an address out, a row of n lanes in; activations and residuals.
   wr
     Scratchpad writes of result rows.
-  done
-    One completion per command, in order: an `npu.isa.Error`.
   """
 
   def construct( s, cfg ):
@@ -52,7 +57,7 @@ class MacArrayRTL( Component ):
     ROW   = mk_bits( d.row_count_bits )
     K     = mk_bits( K_BITS )
     CMD   = mk_gemm_cmd( cfg )
-    DONE  = mk_completion()
+    LINES = mk_bits( 48 )                     # an end address in lines, wide enough for any command
     WRITE = mk_spad_write( cfg )
     META  = mk_bitstruct( f"MacRow_m{d.row_count_bits}", {
       "row": ROW, "first": Bits1, "last": Bits1, "first_sum": Bits1, "last_sum": Bits1, "last_row": Bits1,
@@ -60,22 +65,27 @@ class MacArrayRTL( Component ):
     m_max, k_max = cfg.m_max, cfg.k_max
     I16_I16, I8_I8, I16_G4, I16_G8, BF16, FP16 = ( int( m ) for m in (
       GemmMode.I16_I16, GemmMode.I8_I8, GemmMode.I16_G4, GemmMode.I16_G8, GemmMode.BF16, GemmMode.FP16 ) )
-    ZERO_SIZE, BAD_FIELD, BAD_SIZE = int( Error.ZERO_SIZE ), int( Error.BAD_FIELD ), int( Error.BAD_SIZE )
+    ZERO_SIZE, BAD_FIELD, BAD_SIZE, BAD_DRAM, BAD_SPAD = ( int( e ) for e in (
+      Error.ZERO_SIZE, Error.BAD_FIELD, Error.BAD_SIZE, Error.BAD_DRAM, Error.BAD_SPAD ) )
 
     # Interface
 
-    s.cmd  = RecvIfcRTL( CMD )
-    s.mem  = MasterIfcRTL( mk_mem_read_req( cfg ), BEAT )
-    s.act  = MasterIfcRTL( SPAD, BEAT )
-    s.res  = MasterIfcRTL( SPAD, BEAT )
-    s.wr   = SendIfcRTL( WRITE )
-    s.done = SendIfcRTL( DONE )
+    s.cmd   = RecvIfcRTL( CMD )
+    s.ack   = SendIfcRTL( Ack )
+    s.start = RecvIfcRTL( Bits1 )
+    s.done  = SendIfcRTL( Done )
+    s.mem   = MasterIfcRTL( mk_mem_read_req( cfg ), BEAT )
+    s.act   = MasterIfcRTL( SPAD, BEAT )
+    s.res   = MasterIfcRTL( SPAD, BEAT )
+    s.wr    = SendIfcRTL( WRITE )
 
     # Components
 
-    s.todo   = NormalQueueRTL( CMD, 2 )       # to compute; errors in step with it
-    s.errors = NormalQueueRTL( Bits4, 2 )
-    s.fetch  = NormalQueueRTL( CMD, 2 )       # to stream
+    s.acks    = NormalQueueRTL( Ack, 2 )
+    s.todo    = NormalQueueRTL( CMD, 2 )      # to compute
+    s.fetch   = NormalQueueRTL( CMD, 2 )      # to stream; the requests for the reader in step with it
+    s.streams = NormalQueueRTL( mk_stream_req( cfg ), 2 )
+    s.in_spad = [ RangeCheck( cfg ) for _ in range( 3 ) ]   # src, dst, src2
     s.reader = StreamReader( cfg )
     s.loader = WeightLoader( cfg )
     s.acts   = RowReader( cfg )
@@ -86,6 +96,9 @@ class MacArrayRTL( Component ):
 
     # Connections
 
+    s.acks.send    //= s.ack
+    s.streams.send //= s.reader.start
+    s.fetch.send   //= s.loader.start
     s.reader.mem //= s.mem
     s.reader.out //= s.loader.beats
     s.acts.mem   //= s.act
@@ -95,7 +108,52 @@ class MacArrayRTL( Component ):
     # Commands: check, then queue for the stream and for the arithmetic
     #---------------------------------------------------------------------
 
-    s.error   = Wire( 4 )
+    beat_shift = clog2( d.beats_per_line )
+    beat_addr_bits = d.beat_addr_bits
+    # Beats of a tile. (Sums of constants inside a block are computed in the width of the constants.)
+    tile_shift8, tile_shift16 = clog2( n // 4 ), clog2( n // 2 )
+    line_round = d.beats_per_line - 1
+    s.c_k      = Wire( 28 )                   # K tiles
+    s.c_n      = Wire( 28 )                   # output tiles
+    s.c_beats  = Wire( LINES )                # beats of an output tile
+    s.c_groups = Wire( LINES )
+    s.c_total  = Wire( LINES )                # beats of the stream
+    s.c_end    = Wire( LINES )                # the line after it
+
+    @update
+    def up_size():
+      s.c_k @= ( zext( s.cmd.msg.k, 28 ) + ( n - 1 ) ) >> lg
+      s.c_n @= ( zext( s.cmd.msg.cols, 28 ) + ( n - 1 ) ) >> lg
+      s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 5
+      if s.cmd.msg.group == 2:
+        s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 6
+      elif s.cmd.msg.group == 3:
+        s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 7
+      s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift8 ) + 1
+      if s.cmd.msg.mode == I16_G4:
+        s.c_beats @= ( ( zext( s.c_k, LINES ) << tile_shift8 ) >> 1 ) + s.c_groups
+      elif s.cmd.msg.mode == I16_G8:
+        s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift8 ) + s.c_groups
+      elif s.cmd.msg.mode == I16_I16:
+        s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift16 ) + 1
+      elif s.cmd.msg.mode >= BF16:
+        s.c_beats @= zext( s.c_k, LINES ) << tile_shift16
+      s.c_total @= ( s.c_beats + zext( s.cmd.msg.bias, LINES ) ) * zext( s.c_n, LINES )
+      s.c_end   @= zext( s.cmd.msg.dram, LINES ) + ( ( s.c_total + line_round ) >> beat_shift )
+
+    for c in s.in_spad:
+      c.rows //= s.cmd.msg.rows
+    s.in_spad[0].base   //= s.cmd.msg.src
+    s.in_spad[0].stride //= s.cmd.msg.src_stride
+    s.in_spad[0].width  //= s.c_k
+    s.in_spad[1].base   //= s.cmd.msg.dst
+    s.in_spad[1].stride //= s.cmd.msg.dst_stride
+    s.in_spad[1].width  //= s.c_n
+    s.in_spad[2].base   //= s.cmd.msg.src2
+    s.in_spad[2].stride //= s.cmd.msg.dst_stride
+    s.in_spad[2].width  //= s.c_n
+
+    s.error   = Wire( Ack )
     s.grouped = Wire()
     s.ragged  = Wire()                        # K is not a multiple of the group
 
@@ -110,7 +168,7 @@ class MacArrayRTL( Component ):
       s.error @= 0
       if ( s.cmd.msg.rows == 0 ) | ( s.cmd.msg.k == 0 ) | ( s.cmd.msg.cols == 0 ):
         s.error @= ZERO_SIZE
-      elif s.cmd.msg.mode > FP16:
+      elif ( s.cmd.msg.mode > FP16 ) | ( s.cmd.msg.group > 3 ):
         s.error @= BAD_FIELD
       elif ( s.cmd.msg.rows > m_max ) | ( zext( s.cmd.msg.k, 32 ) > k_max ):
         s.error @= BAD_SIZE
@@ -118,60 +176,28 @@ class MacArrayRTL( Component ):
         s.error @= BAD_SIZE
       elif s.grouped & s.ragged:
         s.error @= BAD_SIZE
+      elif s.c_total[32:48] != 0:
+        s.error @= BAD_SIZE
+      elif s.c_end > zext( s.cmd.msg.lines, LINES ):
+        s.error @= BAD_DRAM
+      elif ~s.in_spad[0].ok | ~s.in_spad[1].ok | ( s.cmd.msg.residual & ~s.in_spad[2].ok ):
+        s.error @= BAD_SPAD
 
     s.take = Wire()
 
     @update
     def up_take():
-      s.cmd.rdy         @= s.todo.recv.rdy & s.fetch.recv.rdy
-      s.take            @= s.cmd.val & s.cmd.rdy
-      s.todo.recv.val   @= s.take
-      s.todo.recv.msg   @= s.cmd.msg
-      s.errors.recv.val @= s.take
-      s.errors.recv.msg @= s.error
-      s.fetch.recv.val  @= s.take & ( s.error == 0 )
-      s.fetch.recv.msg  @= s.cmd.msg
-
-    #---------------------------------------------------------------------
-    # Stream: reader and loader take a command together
-    #---------------------------------------------------------------------
-
-    beat_shift     = clog2( d.beats_per_line )
-    beat_addr_bits = d.beat_addr_bits
-    # Beats of a tile. (Sums of constants inside a block are computed in the width of the constants.)
-    tile_shift8, tile_shift16 = clog2( n // 4 ), clog2( n // 2 )
-    s.f_k       = Wire( 32 )                  # K tiles
-    s.f_n       = Wire( 32 )                  # output tiles
-    s.f_beats   = Wire( 32 )                  # beats of an output tile
-    s.f_groups  = Wire( 32 )
-
-    @update
-    def up_size():
-      s.f_k @= zext( ( s.fetch.send.msg.k + ( n - 1 ) ) >> lg, 32 )
-      s.f_n @= zext( ( s.fetch.send.msg.cols + ( n - 1 ) ) >> lg, 32 )
-      s.f_groups @= zext( s.fetch.send.msg.k, 32 ) >> 5
-      if s.fetch.send.msg.group == 2:
-        s.f_groups @= zext( s.fetch.send.msg.k, 32 ) >> 6
-      elif s.fetch.send.msg.group == 3:
-        s.f_groups @= zext( s.fetch.send.msg.k, 32 ) >> 7
-      s.f_beats @= ( s.f_k << tile_shift8 ) + 1
-      if s.fetch.send.msg.mode == I16_G4:
-        s.f_beats @= ( ( s.f_k << tile_shift8 ) >> 1 ) + s.f_groups
-      elif s.fetch.send.msg.mode == I16_G8:
-        s.f_beats @= ( s.f_k << tile_shift8 ) + s.f_groups
-      elif s.fetch.send.msg.mode == I16_I16:
-        s.f_beats @= ( s.f_k << tile_shift16 ) + 1
-      elif s.fetch.send.msg.mode >= BF16:
-        s.f_beats @= s.f_k << tile_shift16
-
-    @update
-    def up_stream():
-      s.reader.start.msg.addr  @= zext( s.fetch.send.msg.dram, beat_addr_bits ) << beat_shift
-      s.reader.start.msg.beats @= ( s.f_beats + zext( s.fetch.send.msg.bias, 32 ) ) * s.f_n
-      s.loader.start.msg       @= s.fetch.send.msg
-      s.reader.start.val       @= s.fetch.send.val & s.loader.start.rdy
-      s.loader.start.val       @= s.fetch.send.val & s.reader.start.rdy
-      s.fetch.send.rdy         @= s.reader.start.rdy & s.loader.start.rdy
+      s.cmd.rdy            @= s.todo.recv.rdy & s.fetch.recv.rdy & s.streams.recv.rdy & s.acks.recv.rdy
+      s.take               @= s.cmd.val & s.cmd.rdy & ( s.error == 0 )
+      s.acks.recv.val      @= s.cmd.val & s.cmd.rdy
+      s.acks.recv.msg      @= s.error
+      s.todo.recv.val      @= s.take
+      s.todo.recv.msg      @= s.cmd.msg
+      s.fetch.recv.val     @= s.take
+      s.fetch.recv.msg     @= s.cmd.msg
+      s.streams.recv.val   @= s.take
+      s.streams.recv.msg.addr  @= zext( s.cmd.msg.dram, beat_addr_bits ) << beat_shift
+      s.streams.recv.msg.beats @= trunc( s.c_total, 32 )
 
     #---------------------------------------------------------------------
     # The command that is computed
@@ -179,8 +205,9 @@ class MacArrayRTL( Component ):
 
     IDLE, SETUP, RUN, REPORT = range( 4 )
     s.state   = Wire( 2 )
-    s.gemm       = Wire( CMD )
-    s.code    = Wire( 4 )
+    s.gemm    = Wire( CMD )
+    s.begins   = Wire()
+    s.starts  = Wire( 2 )                     # messages of `start` not used yet
     s.k_tiles = Wire( 20 )
     s.n_tiles = Wire( 20 )
     s.floating = Wire()
@@ -190,28 +217,32 @@ class MacArrayRTL( Component ):
 
     @update
     def up_command():
-      s.k_tiles  @= ( s.gemm.k + ( n - 1 ) ) >> lg
-      s.n_tiles  @= ( s.gemm.cols + ( n - 1 ) ) >> lg
+      s.k_tiles  @= trunc( ( zext( s.gemm.k, 28 ) + ( n - 1 ) ) >> lg, 20 )
+      s.n_tiles  @= trunc( ( zext( s.gemm.cols, 28 ) + ( n - 1 ) ) >> lg, 20 )
       s.floating @= s.gemm.mode >= BF16
       s.half     @= s.gemm.mode == FP16
       s.sums     @= s.floating | ( s.gemm.group != 0 )
-      s.todo.send.rdy   @= s.state == IDLE
-      s.errors.send.rdy @= s.state == IDLE
-      s.done.val        @= s.state == REPORT
-      s.done.msg        @= DONE( s.code, 0 )
+      s.start.rdy     @= s.starts != 3
+      s.todo.send.rdy @= ( s.state == IDLE ) & ( s.starts != 0 )
+      s.begins         @= s.todo.send.val & s.todo.send.rdy
+      s.done.val      @= s.state == REPORT
+      s.done.msg      @= 0
+
+    @update_ff
+    def ff_starts():
+      if s.reset:
+        s.starts <<= 0
+      else:
+        s.starts <<= s.starts + zext( s.start.val & s.start.rdy, 2 ) - zext( s.begins, 2 )
 
     @update_ff
     def ff_command():
       if s.reset:
         s.state <<= IDLE
       elif s.state == IDLE:
-        if s.todo.send.val:
-          s.gemm    <<= s.todo.send.msg
-          s.code <<= s.errors.send.msg
-          if s.errors.send.msg == 0:
-            s.state <<= SETUP
-          else:
-            s.state <<= REPORT
+        if s.begins:
+          s.gemm  <<= s.todo.send.msg
+          s.state <<= SETUP
       elif s.state == SETUP:
         s.state <<= RUN
       elif s.state == RUN:

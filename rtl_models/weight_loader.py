@@ -114,7 +114,7 @@ class WeightLoader( Component ):
       s.first @= s.after
       if s.cmd.bias:
         s.first @= BIAS
-      s.all_k @= ( s.cmd.k + ( n - 1 ) ) >> lg
+      s.all_k @= trunc( ( zext( s.cmd.k, 28 ) + ( n - 1 ) ) >> lg, 20 )
       s.all_g @= tiles_32
       if s.cmd.group == 2:
         s.all_g @= tiles_64
@@ -160,7 +160,7 @@ class WeightLoader( Component ):
         if s.start.val & s.start.rdy:
           s.cmd <<= s.start.msg
         elif s.setup:
-          s.tiles   <<= ( s.cmd.cols + ( n - 1 ) ) >> lg
+          s.tiles   <<= trunc( ( zext( s.cmd.cols, 28 ) + ( n - 1 ) ) >> lg, 20 )
           s.phase   <<= s.first
           s.k_tiles <<= s.all_k
           s.g_tiles <<= s.all_g

@@ -2,8 +2,9 @@
 
 All ports are val/rdy streams (`pymtl3.stdlib.stream.ifcs`) and all outputs are registers, so nothing here is
 combinational. Cycle 0 is the first one without reset; nothing is sent or taken before. What a component did
-and when is in its attributes. Everything is deterministic, and random stalls depend on the seed and the
-cycle alone, never on the traffic: a block sees the same stalls at every level.
+and when is in its attributes. A reset starts everything anew, except for the contents of memory and
+scratchpad. Everything is deterministic, and random stalls depend on the seed and the cycle alone, never on the
+traffic: a block sees the same stalls at every level.
 
 A test connects them in a component with a `done()`, and `translation.simulate.run` runs it:
 
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from pymtl3 import Component, mk_bits, update_ff
 from pymtl3.stdlib.stream.ifcs import MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req, mk_spad_write
+from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 
 class HarnessError( AssertionError ):
   """A block under test did something wrong: what, where and in which cycle."""
@@ -125,7 +126,9 @@ class Source( Component ):
     def tick():
       if s.reset:
         s.delays.reset()
-        s.wait = s.delays.next()
+        s.wait   = s.delays.next()
+        s.sent   = s.now = 0
+        s.cycles = []
         s.send.val <<= 0
       else:
         if s.send.val & s.send.rdy:
@@ -184,7 +187,10 @@ class Sink( Component ):
     def tick():
       if s.reset:
         s.delays.reset()
-        s.wait = s.delays.next()
+        s.wait   = s.delays.next()
+        s.now    = 0
+        s.msgs   = []
+        s.cycles = []
         s.recv.rdy <<= 0
       else:
         if s.recv.val & s.recv.rdy:
@@ -227,51 +233,56 @@ def _last( cycles: Sequence[int] ):
 #-------------------------------------------------------------------------
 
 class Memory( Component ):
-  """DRAM: answers burst reads with one message per beat, in order.
+  """DRAM: answers burst reads with one message per beat, in order, and takes writes of one beat.
 
   A request taken in cycle t has its first beat offered in cycle t + latency, later if beats of earlier
   requests are still to go. Beats are offered 1 / beats_per_cycle cycles apart, rounded up to whole cycles
   without losing the fraction; one that is not taken at once holds up those behind it. Requests
   are taken in every cycle, any number of them. With a seed, in a random part of the cycles no request is
-  taken, and in as many no beat begins to be offered.
+  taken, in as many no beat begins to be offered, and in as many no write is taken.
+
+  Reads and writes share the bandwidth, and take turns if both want to go on. A read request sees the writes
+  taken before its own cycle, and no others.
 
   Ports
   -----
   ifc
     MinionIfcRTL( mk_mem_read_req( cfg ), Bits of a beat ): connect a MasterIfcRTL, or its `req` and `resp`.
+  wr
+    RecvIfcRTL( mk_mem_write( cfg ) ); may be left open.
 
   Parameters
   ----------
   data
-    uint8 [bytes], whole beats; used, not copied.
+    uint8 [bytes], whole beats; used and changed, not copied.
   latency
     Cycles, 1 or more; by default cfg.dram_latency.
   beats_per_cycle
     More than 0, at most 1; write Fraction( 2, 3 ).
   stall_seed, stall_probability
     None stalls never.
+  first
+    Address of `data` in beats.
 
   After a run `requests` has ( cycle, address in beats, beats ) of each request, `beats` the number of
-  beats taken and `cycles` the cycle of each. Raises HarnessError for a burst of no beats, one that crosses
-  4 KiB and one that leaves the memory.
+  beats taken and `cycles` the cycle of each; `writes` has ( cycle, address in beats, strobe ) of each write.
+  Raises HarnessError for a burst of no beats, one that crosses 4 KiB, and a burst or write that leaves the
+  memory.
   """
 
   def construct( s, cfg, data, latency=None, beats_per_cycle=Fraction( 1 ), stall_seed=None,
-                 stall_probability=0.25 ):
+                 stall_probability=0.25, first=0 ):
     Beat       = mk_bits( cfg.derived.beat_bits )
     s.ifc      = MinionIfcRTL( mk_mem_read_req( cfg ), Beat )
+    s.wr       = RecvIfcRTL( mk_mem_write( cfg ) )
     s.cfg      = cfg
     s.data     = data
+    s.first    = first
     s.latency  = cfg.dram_latency if latency is None else latency
     s.period   = 1 / Fraction( beats_per_cycle )
     s.stalls   = _Stalls( stall_seed, stall_probability, 2 )
-    s.requests = []
-    s.beats    = 0
-    s.cycles   = []
-    s.queue    = deque()          # ( earliest cycle, address in beats ) of beats to come
-    s.free     = Fraction( 0 )    # when the next beat may follow the one before
-    s.begun    = None             # when the beat that is offered was due, None if none is
-    s.now      = 0
+    s.w_stalls = _Stalls( None if stall_seed is None else stall_seed + 1, stall_probability, 1 )
+    s.clear()
     if data.dtype != np.uint8 or data.size % cfg.derived.beat_bytes:
       raise ValueError( f"memory is {data.dtype} [{data.size}]; it must be uint8, whole beats of "
                         f"{cfg.derived.beat_bytes} bytes" )
@@ -282,22 +293,43 @@ class Memory( Component ):
     @update_ff
     def tick():
       if s.reset:
-        s.stalls.reset()
+        s.clear()
         s.ifc.req.rdy  <<= 0
         s.ifc.resp.val <<= 0
+        s.wr.rdy       <<= 0
       else:
+        # Reads first: they do not see the write of this cycle.
         if s.ifc.req.val & s.ifc.req.rdy:
           s.take( int( s.ifc.req.msg.addr ), int( s.ifc.req.msg.beats ) )
         if s.ifc.resp.val & s.ifc.resp.rdy:
           s.give()
+        if s.wr.val & s.wr.rdy:
+          s.write( int( s.wr.msg.addr ), int( s.wr.msg.data ), int( s.wr.msg.strobe ) )
+        s.writing = bool( s.wr.val )
+        s.waits   = s.writing and not s.wr.rdy
         s.now += 1
-        stalls = s.stalls.next()
+        stalls, w_stall = s.stalls.next(), s.w_stalls.next()[0]
         s.ifc.req.rdy  <<= not stalls[0]
-        if s.offer( stalls[1] ):
-          s.ifc.resp.val <<= 1
-          s.ifc.resp.msg <<= s.beat( s.queue[0][1] )
-        else:
-          s.ifc.resp.val <<= 0
+        reads = s.offer( stalls[1] or ( s.waits and s.turn and not w_stall ) )
+        s.ifc.resp.val <<= reads
+        if reads:
+          s.ifc.resp.msg <<= s.queue[0][1]
+        s.wr.rdy <<= not reads and not w_stall and s.free <= s.now
+
+  def clear( s ):
+    s.stalls.reset()
+    s.w_stalls.reset()
+    s.requests = []
+    s.writes   = []
+    s.beats    = 0
+    s.cycles   = []
+    s.queue    = deque()          # ( earliest cycle, bits ) of beats to come
+    s.free     = Fraction( 0 )    # when the next beat may follow the one before
+    s.begun    = None             # when the beat that is offered was due, None if none is
+    s.writing  = False            # a write was offered in the cycle before,
+    s.waits    = False            # and not taken
+    s.turn     = False            # it is before the next read
+    s.now      = 0
 
   def take( s, addr, beats ):
     d = s.cfg.derived
@@ -307,9 +339,8 @@ class Memory( Component ):
       raise HarnessError( f"{where} is empty" )
     if addr // d.burst_beats != ( addr + beats - 1 ) // d.burst_beats:
       raise HarnessError( f"{where} crosses 4 KiB, which is {d.burst_beats} beats" )
-    if ( addr + beats ) * d.beat_bytes > s.data.size:
-      raise HarnessError( f"{where} leaves the memory of {s.data.size // d.beat_bytes} beats" )
-    s.queue.extend( ( s.now + s.latency, addr + i ) for i in range( beats ) )
+    s.check( where, addr, beats )
+    s.queue.extend( ( s.now + s.latency, s.beat( addr + i ) ) for i in range( beats ) )
 
   def offer( s, stalled ):
     if s.begun is None and s.queue and not stalled:
@@ -321,13 +352,31 @@ class Memory( Component ):
     at_once = ceil( s.begun ) == s.now
     s.free  = ( s.begun if at_once else s.now ) + s.period
     s.begun = None
+    s.turn  = True
     s.queue.popleft()
     s.beats += 1
     s.cycles.append( s.now )
 
+  def write( s, addr, data, strobe ):
+    size = s.cfg.derived.beat_bytes
+    s.writes.append( ( s.now, addr, strobe ) )
+    s.check( f"{repr( s )[2:]}: in cycle {s.now} a write to beat {addr}", addr, 1 )
+    beat    = s.data[( addr - s.first ) * size :][:size]
+    taken   = [ strobe >> i & 1 == 1 for i in range( size ) ]
+    beat[taken] = np.frombuffer( data.to_bytes( size, "little" ), dtype=np.uint8 )[taken]
+    # Writes in a row lose no fraction of a cycle.
+    at_once = s.writing and ceil( s.free ) == s.now
+    s.free  = ( s.free if at_once else s.now ) + s.period
+    s.turn  = False
+
+  def check( s, where, addr, beats ):
+    total = s.data.size // s.cfg.derived.beat_bytes
+    if addr < s.first or addr + beats > s.first + total:
+      raise HarnessError( f"{where} leaves the memory of {total} beats" )
+
   def beat( s, addr ):
     size = s.cfg.derived.beat_bytes
-    return int.from_bytes( s.data[addr * size : ( addr + 1 ) * size].tobytes(), "little" )
+    return int.from_bytes( s.data[( addr - s.first ) * size :][:size].tobytes(), "little" )
 
   def done( s ):
     """Whether every request is answered."""
@@ -338,8 +387,8 @@ class Memory( Component ):
     return "" if s.done() else f"{len( s.queue )} beats are asked for and not taken{_last( s.cycles )}"
 
   def line_trace( s ):
-    """Request, beats to go, beat."""
-    return f"{s.ifc.req}({len( s.queue )}){s.ifc.resp}"
+    """Request, beats to go, beat, write."""
+    return f"{s.ifc.req}({len( s.queue )}){s.ifc.resp}|{s.wr}"
 
 #-------------------------------------------------------------------------
 # Scratchpad
@@ -385,16 +434,12 @@ class Scratchpad( Component ):
     s.write  = [ RecvIfcRTL( mk_spad_write( cfg ) ) for _ in range( n_write_ports ) ]
     s.rows   = rows
     s.stalls = _Stalls( stall_seed, stall_probability, 2 * n_read_ports + n_write_ports )
-    s.reads  = []
-    s.writes = []
-    s.queues = [ deque() for _ in range( n_read_ports ) ]   # rows read and not taken, at most two
-    s.begun  = [ False ] * n_read_ports                     # whether a row is offered
-    s.now    = 0
+    s.clear()
 
     @update_ff
     def tick():
       if s.reset:
-        s.stalls.reset()
+        s.clear()
         for i in range( n_read_ports ):
           s.read[i].req.rdy  <<= 0
           s.read[i].resp.val <<= 0
@@ -420,6 +465,14 @@ class Scratchpad( Component ):
           s.read[i].req.rdy  <<= len( s.queues[i] ) < 2 and not stalls[2 * i + 1]
         for i in range( n_write_ports ):
           s.write[i].rdy <<= not stalls[2 * n_read_ports + i]
+
+  def clear( s ):
+    s.stalls.reset()
+    s.reads  = []
+    s.writes = []
+    s.queues = [ deque() for _ in s.read ]   # rows read and not taken, at most two
+    s.begun  = [ False for _ in s.read ]     # whether a row is offered
+    s.now    = 0
 
   def take_read( s, port, addr ):
     s.check( f"read[{port}]", addr )

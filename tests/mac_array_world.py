@@ -8,13 +8,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from pymtl3 import Component
+from pymtl3 import Bits1, Component
 
 from cl.mac_array import MacArrayCL
 from fl.mac_array import MacArrayFL, gemm, weights_of
 from npu.config import LINE_BYTES, NpuConfig, ceil_div, round_up
 from npu.isa import GROUP_SIZES, Error, GemmMode
-from npu.messages import mk_completion, mk_gemm_cmd
+from npu.messages import Ack, Done, mk_gemm_cmd
 from npu.numerics.block_float import pack as pack_lanes, quantize
 from npu.numerics.fp32 import bits, from_bits
 from npu.numerics.small_float import BF16, FP16, round_to
@@ -55,12 +55,13 @@ class Timing:
   """How the surroundings behave."""
   source: int | Fuzz = 0
   sink: int | Fuzz = 0
+  start: int | Fuzz = 0
   latency: int = 5
   beats: Fraction = Fraction( 1 )
   stall_seed: int | None = None
 
 CALM = Timing()
-WILD = Timing( source=Fuzz( 3 ), sink=Fuzz( 4 ), latency=17, beats=Fraction( 2, 3 ), stall_seed=5 )
+WILD = Timing( source=Fuzz( 3 ), sink=Fuzz( 4 ), start=Fuzz( 6, 40 ), latency=17, beats=Fraction( 2, 3 ), stall_seed=5 )
 
 def activations( g: Gemm, rng: np.random.Generator ) -> np.ndarray:
   """Scratchpad lanes [rows, k] as the vector unit would leave them."""
@@ -152,8 +153,10 @@ class World:
         self.expected[dst + m * d_stride : dst + m * d_stride + cw] = padded.reshape( cw, cfg.n )
       self.messages.append( mk_gemm_cmd( cfg )(
         line, dst, src, src2, int( g.mode ), g.group, int( g.bias ), int( g.residual ), g.k, g.cols, g.rows,
-        d_stride, s_stride ) )
+        d_stride, s_stride, 0 ) )
     self.dram = np.concatenate( blocks )
+    for message in self.messages:
+      message.lines @= len( self.dram ) // LINE_BYTES
     assert row <= len( self.spad ), "the commands need more scratchpad than the test has"
 
   def put( self, row: int, words: np.ndarray ) -> None:
@@ -167,8 +170,13 @@ class Harness( Component ):
     s.cmd  = Source( mk_gemm_cmd( world.cfg ), world.messages, timing.source )
     s.mem  = Memory( world.cfg, world.dram, timing.latency, timing.beats, timing.stall_seed )
     s.spad = Scratchpad( world.cfg, 2, 1, world.spad.copy(), timing.stall_seed )
-    s.done_sink = Sink( mk_completion(), [ mk_completion()( int( e ), 0 ) for e in errors ], timing.sink )
+    good = errors.count( Error.NONE )
+    s.start     = Source( Bits1, [ 1 ] * good, timing.start )
+    s.ack_sink  = Sink( Ack, [ int( e ) for e in errors ], timing.sink )
+    s.done_sink = Sink( Done, [ 0 ] * good, timing.sink )
     s.cmd.send     //= s.dut.cmd
+    s.start.send   //= s.dut.start
+    s.dut.ack      //= s.ack_sink.recv
     s.dut.mem      //= s.mem.ifc
     s.dut.act      //= s.spad.read[0]
     s.dut.res      //= s.spad.read[1]
@@ -176,7 +184,7 @@ class Harness( Component ):
     s.dut.done     //= s.done_sink.recv
 
   def done( s ):
-    return s.cmd.done() and s.done_sink.done()
+    return s.cmd.done() and s.ack_sink.done() and s.done_sink.done()
 
   def line_trace( s ):
     return s.dut.line_trace()

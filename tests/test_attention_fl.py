@@ -396,7 +396,7 @@ def by_instruction( n: int, sizes: Sequence[int], seed: int ) -> tuple[F32, NDAr
     new   = [ packed( LONG.q )[part] ] + [ packed( b )[:, part].transpose( 1, 0, 2 ) for b in ( LONG.k, LONG.v ) ]
     lanes = np.concatenate( [ x.reshape( count, -1 ) for x in new ], axis=1 )
     npu.spad.reshape( -1 )[: lanes.size] = lanes.reshape( -1 )
-    npu.r.pos, npu.r.rows = part.start, count
+    npu.r.pos, npu.r.rows, npu.r.lines = part.start, count, len( npu.dram ) // LINE_BYTES
     npu.execute( mk( "ATTEND", **operands ) )
     index = rows + np.arange( count )[:, None] * ( 6 * 32 // n + 1 ) + np.arange( 6 * 32 // n )
     found.append( npu.spad[index].view( np.float32 ).reshape( count, 6, 32 ) )
@@ -449,4 +449,4 @@ CHECK_ROWS: list[tuple[str, dict[str, int], int, int, Error]] = [
                           ids=[ r[0] for r in CHECK_ROWS ] )
 def test_check( operands: dict[str, int], rows: int, position: int, error: Error ) -> None:
   fine = { "heads": 6, "kv_heads": 2, "length": 24, "chunks": 4 }
-  assert check( CFG, mk( "ATTEND", **{ **fine, **operands } ), rows, position ) == error
+  assert check( CFG, mk( "ATTEND", **{ **fine, **operands } ), rows, position, lines=1 << 20, writable=0 ) == error

@@ -12,7 +12,7 @@ from pymtl3 import Bits8, Bits16, Component, mk_bits
 from pymtl3.stdlib.stream import NormalQueueRTL
 
 from npu.config import get_config
-from npu.messages import mk_mem_read_req, mk_spad_write
+from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from tests.harness import Fuzz, HarnessError, Memory, Scratchpad, Sink, Source, int_to_row, row_to_int
 from translation.simulate import SimulationTimeout, run
 
@@ -22,6 +22,7 @@ CFG   = get_config( "edge4" )
 D     = CFG.derived
 REQ   = mk_mem_read_req( CFG )
 WRITE = mk_spad_write( CFG )
+STORE = mk_mem_write( CFG )
 BEAT  = mk_bits( D.beat_bits )
 
 BEATS = 2 * D.burst_beats
@@ -63,6 +64,21 @@ class MemoryTest( Component ):
 
   def done( s ):
     return s.src.done() and s.sink.done()
+
+class WritesTest( Component ):
+  """Bursts from a source, beats into a sink that compares nothing, and writes from another source."""
+
+  def construct( s, data, writes, bursts=(), write_delays=0, req_delays=0, beat_delays=0, **memory ):
+    s.src    = Source( REQ, [ REQ( addr, beats ) for addr, beats in bursts ], req_delays )
+    s.writes = Source( STORE, [ STORE( *w ) for w in writes ], write_delays )
+    s.mem    = Memory( CFG, data, **memory )
+    s.sink   = Sink( BEAT, None, beat_delays )
+    s.src.send     //= s.mem.ifc.req
+    s.writes.send  //= s.mem.wr
+    s.mem.ifc.resp //= s.sink.recv
+
+  def done( s ):
+    return s.src.done() and s.writes.done() and s.mem.done()
 
 class ScratchpadTest( Component ):
   """One source of addresses and one sink of rows per read port, one source per write port."""
@@ -269,6 +285,118 @@ def test_whole_burst_up_to_the_end_of_memory():
 def test_memory_checks_its_parameters( data, change ):
   with pytest.raises( ValueError, match="memory " ):
     Memory( CFG, data, **change ).elaborate()
+
+# Writes
+
+ALL = ( 1 << D.beat_bytes ) - 1
+
+def mk_writes( count, seed=0, addrs=range( BEATS ) ):
+  r = random.Random( seed )
+  return [ ( r.choice( addrs ), r.getrandbits( D.beat_bits ), r.getrandbits( D.beat_bytes ) ) for _ in range( count ) ]
+
+def written( data, writes ):
+  data = data.copy()
+  for addr, value, strobe in writes:
+    for i in range( D.beat_bytes ):
+      if strobe >> i & 1:
+        data[addr * D.beat_bytes + i] = value >> 8 * i & 0xFF
+  return data
+
+def test_memory_writes_what_the_strobe_says():
+  before = mk_data()
+  writes = [ ( 0, 0, ALL ), ( 5, ALL << 8, 0x8001 ), ( BEATS - 1, 0x1234, 2 ), ( 9, 77, 0 ), *mk_writes( 20 ) ]
+  data   = before.copy()
+  th     = WritesTest( data, writes )
+  run( th, 100 )
+  assert np.array_equal( data, written( before, writes ) )
+  assert th.mem.writes == [ ( 1 + i, addr, strobe ) for i, ( addr, _, strobe ) in enumerate( writes ) ]
+
+@pytest.mark.parametrize( "rate", [ "1", "2/3", "4/5", "1/5" ] )
+def test_memory_write_bandwidth_is_exact( rate ):
+  rate = Fraction( rate )
+  th   = WritesTest( mk_data(), mk_writes( 20 ), beats_per_cycle=rate )
+  run( th, 1000 )
+  assert th.writes.cycles == [ ceil( 1 + i / rate ) for i in range( 20 ) ]
+
+def test_memory_read_sees_the_writes_before_it():
+  # The write is taken in cycle 3, a request in each of the cycles 1 to 6; beats come much later.
+  before = mk_data()
+  data   = before.copy()
+  write  = ( 7, 1234567, ALL )
+  th     = WritesTest( data, [ write ], [ ( 7, 1 ) ] * 6, write_delays=[ 2 ], latency=20 )
+  run( th, 100 )
+  assert th.writes.cycles == [ 3 ]
+  assert th.sink.msgs == [ beat_of( before, 7 ) ] * 3 + [ 1234567 ] * 3
+
+def test_memory_shares_its_bandwidth():
+  # Beats from cycle 6 on; while both directions want to go on they alternate.
+  th = WritesTest( mk_data(), mk_writes( 10 ), [ ( 0, 6 ) ], latency=5, beats_per_cycle=Fraction( 1, 2 ) )
+  run( th, 1000 )
+  assert th.writes.cycles == [ 1, 3, 5, 9, 13, 17, 21, 25, 29, 31 ]
+  assert th.sink.cycles == [ 7, 11, 15, 19, 23, 27 ]
+
+def test_memory_beat_that_is_not_taken_holds_up_writes():
+  th = WritesTest( mk_data(), mk_writes( 6 ), [ ( 0, 2 ) ], latency=2, beat_delays=[ 10, 0 ] )
+  run( th, 100 )
+  assert th.sink.cycles == [ 11, 13 ]
+  assert th.writes.cycles == [ 1, 2, 12, 14, 15, 16 ]
+
+@settings( max_examples=20 )
+@given( seed=st.integers( 0, 2**32 ), latency=st.integers( 1, 9 ), probability=st.floats( 0, 0.9 ),
+        rate=st.fractions( "1/4", 1, max_denominator=8 ) )
+def test_memory_keeps_writes_and_bandwidth( seed, latency, probability, rate ):
+  before = mk_data( 2 )
+  data   = before.copy()
+  # Reads of the lower half, writes to the upper half.
+  writes = mk_writes( 30, seed, range( BEATS // 2, BEATS ) )
+  bursts = [ ( 7 * i, 1 + i ) for i in range( 8 ) ]
+  th = WritesTest( data, writes, bursts, Fuzz( seed ), Fuzz( seed + 1 ), Fuzz( seed + 2 ), latency=latency,
+                   beats_per_cycle=rate, stall_seed=seed, stall_probability=probability )
+  run( th, 20000 )
+  assert np.array_equal( data, written( before, writes ) )
+  assert th.sink.msgs == [ beat_of( before, a + i ) for a, beats in bursts for i in range( beats ) ]
+  cycles = sorted( th.sink.cycles + th.writes.cycles )
+  assert all( b - a >= int( 10 / rate ) for a, b in zip( cycles, cycles[10:], strict=False ) )
+
+def test_memory_stalls_writes():
+  th = WritesTest( mk_data(), mk_writes( 100 ), stall_seed=1, stall_probability=0.5 )
+  run( th, 1000 )
+  assert 150 < th.writes.cycles[-1] < 250
+
+def test_memory_refuses_a_write_outside():
+  with pytest.raises( HarnessError ) as e:
+    run( WritesTest( mk_data(), [ ( 512, 0, 0 ) ] ), 100 )
+  assert str( e.value ) == "mem: in cycle 1 a write to beat 512 leaves the memory of 512 beats"
+
+def test_memory_need_not_begin_at_zero():
+  before = mk_data( 3 )
+  data   = before.copy()
+  first  = ( 1 << D.beat_addr_bits ) - BEATS       # to the very end
+  writes = [ ( first + 300, 1, ALL ), ( first + 511, 2, ALL ) ]
+  th     = WritesTest( data, writes, [ ( first + 7, 2 ), ( first + 511, 1 ) ], req_delays=9, first=first )
+  run( th, 200 )
+  assert th.sink.msgs == [ beat_of( before, 7 ), beat_of( before, 8 ), 2 ]
+  assert np.array_equal( data, written( before, [ ( a - first, *rest ) for a, *rest in writes ] ) )
+  with pytest.raises( HarnessError, match="leaves the memory of 512 beats" ):
+    run( WritesTest( data, [ ( first - 1, 0, 0 ) ], first=first ), 100 )
+
+# Reset
+
+def test_reset_starts_everything_anew():
+  """In the middle of reads and writes: afterwards all of them happen again, in the same cycles."""
+  class Restarted( WritesTest ):
+    def done( s ):
+      if s.writes.now == s.reset_at:
+        s.reset_at = None
+        s.sim_reset()
+      return s.reset_at is None and super().done()
+  def one( reset_at ):
+    th = Restarted( mk_data(), mk_writes( 20, addrs=range( 100, 120 ) ), [ ( 0, 16 ), ( 20, 16 ) ], Fuzz( 1 ),
+                    Fuzz( 2 ), Fuzz( 3 ), stall_seed=3 )
+    th.reset_at = reset_at
+    run( th, 1000 )
+    return th.src.cycles, th.writes.cycles, th.sink.cycles, th.sink.msgs, th.mem.requests, th.mem.writes, th.mem.beats
+  assert one( 30 ) == one( 60 ) == one( 0 )
 
 #-------------------------------------------------------------------------
 # Scratchpad

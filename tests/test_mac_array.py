@@ -54,6 +54,7 @@ ROWS = [
   ( "fp16_spread",           [ Gemm( M.FP16, k=32, cols=8, rows=2, data="spread" ) ],               CALM ),
   ( "late_residual", [ Gemm( k=4, cols=64, rows=8, residual=True ) ], Timing( stall_seed=2 ) ),
   ( "source_delay", [ Gemm( rows=2 ), Gemm(), Gemm( k=12 ) ], Timing( source=7 ) ),
+  ( "start_delay", [ Gemm( rows=2 ), Gemm(), Gemm( k=12 ) ], Timing( start=90 ) ),
   ( "sink_delay", [ Gemm( rows=2 ), Gemm(), Gemm( k=12 ) ], Timing( sink=29 ) ),
   ( "slow_memory", [ Gemm( k=32, cols=16, rows=2 ) ], Timing( beats=Fraction( 1, 4 ) ) ),
   ( "latency_1", [ Gemm( k=32, cols=16 ) ], Timing( latency=1 ) ),
@@ -119,6 +120,7 @@ def gemms( draw: st.DrawFn ) -> Gemm:
 
 timings = st.builds(
   Timing, source=st.builds( Fuzz, st.integers( 0, 99 ) ), sink=st.builds( Fuzz, st.integers( 0, 99 ) ),
+  start=st.builds( Fuzz, st.integers( 0, 99 ), st.just( 60 ) ),
   latency=st.integers( 1, 60 ), beats=st.sampled_from( ( Fraction( 1 ), Fraction( 2, 3 ), Fraction( 1, 4 ) ) ),
   stall_seed=st.none() | st.integers( 0, 99 ) )
 
@@ -183,6 +185,7 @@ BAD = [
   ( "no_k",            { "k": 0 },                                Error.ZERO_SIZE ),
   ( "no_columns",      { "cols": 0 },                             Error.ZERO_SIZE ),
   ( "undefined_mode",  { "mode": 7 },                             Error.BAD_FIELD ),
+  ( "undefined_group", { "group": 4 },                            Error.BAD_FIELD ),
   ( "too_many_rows",   { "rows": 17 },                            Error.BAD_SIZE ),
   ( "k_too_long",      { "k": 32769 },                            Error.BAD_SIZE ),
   ( "group_missing",   { "mode": int( M.I16_G4 ) },               Error.BAD_SIZE ),
@@ -190,6 +193,13 @@ BAD = [
   ( "ragged_group_32", { "mode": int( M.I16_G8 ), "group": 1, "k": 33 },  Error.BAD_SIZE ),
   ( "ragged_group_64", { "mode": int( M.I16_G4 ), "group": 2, "k": 96 },  Error.BAD_SIZE ),
   ( "ragged_group_128", { "mode": int( M.I16_G4 ), "group": 3, "k": 64 }, Error.BAD_SIZE ),
+  ( "past_the_memory", { "lines": 2 },                            Error.BAD_DRAM ),
+  ( "address_too_high", { "dram": 0xFFFFFFFF },                   Error.BAD_DRAM ),
+  ( "src_too_high",    { "src": 8191 },                           Error.BAD_SPAD ),
+  ( "src_stride",      { "src_stride": 8190 },                    Error.BAD_SPAD ),
+  ( "dst_too_high",    { "dst": 0xFFFFFF },                       Error.BAD_SPAD ),
+  ( "dst_stride",      { "dst_stride": 0xFFFF },                  Error.BAD_SPAD ),
+  ( "residual_too_high", { "src2": 8192, "residual": 1 },         Error.BAD_SPAD ),
 ]
 
 @pytest.mark.parametrize( "level", LEVELS )

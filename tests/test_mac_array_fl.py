@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import ArrayLike, NDArray
 
+from fl.controller import Registers
 from fl.mac_array import aligned_dot, check, epilogue, gemm_floating, gemm_groups, gemm_integer
 from fl.npu import NpuFL
-from npu.config import NpuConfig
+from npu.config import LINE_BYTES, NpuConfig
 from npu.isa import Error, GemmFlag, GemmMode, mk
 from npu.numerics.small_float import BF16, FP16, SmallFloat
 
@@ -646,6 +647,7 @@ def test_instruction( mode: GemmMode, rows: int, k: int, cols: int, code: int, w
   stay, and what fills up the operands is not read."""
   g   = Gemm( mode, n, rows, k, cols, ( 0, 32, 64, 128 )[code], with_bias, with_residual, seed=n )
   npu = NpuFL( NpuConfig( name="bench", n=n, spad_bytes=1 << 16 ), np.full( 1 << 16, 0xAB, dtype=np.uint8 ) )
+  npu.r = Registers( lines=len( npu.dram ) // LINE_BYTES )
   npu.spad[:] = 0xABCDABCD
   words = g.stream()
   npu.dram.view( np.uint32 )[16 : 16 + len( words )] = words
@@ -702,4 +704,4 @@ CHECK_ROWS: list[tuple[str, int, dict[str, int], Error]] = [
 
 @pytest.mark.parametrize( "rows, operands, error", [ r[1:] for r in CHECK_ROWS ], ids=[ r[0] for r in CHECK_ROWS ] )
 def test_check( rows: int, operands: dict[str, int], error: Error ) -> None:
-  assert check( CFG, mk( "GEMM", **{ "k": 64, "cols": 8, **operands } ), rows ) == error
+  assert check( CFG, mk( "GEMM", **{ "k": 64, "cols": 8, **operands } ), rows, lines=1 << 20 ) == error

@@ -540,6 +540,16 @@ def test_embed_stays_inside_the_memory( operands: dict[str, int] ) -> None:
   result = machine( [ PASS, EMBED.but( **{ "dram": LINES - 8, **operands } ) ] ).run()
   assert ( result.error, result.pc ) == ( Error.BAD_DRAM, 1 )
 
+@pytest.mark.parametrize( "i, good", [
+  ( mk( "STORE", dram=100, src=0, rows=2, length=16, src_stride=2, row_lines=1 ), True ),
+  ( mk( "STORE", dram=99, src=0, rows=2, length=16, src_stride=2, row_lines=1 ), False ),
+  ( mk( "LOAD", dram=99, dst=0, rows=2, length=16, dst_stride=2, row_lines=1 ), True ) ],
+  ids=( "write", "write below", "read below" ) )
+def test_a_program_writes_only_where_it_may( i: Instruction, good: bool ) -> None:
+  """Below WRITABLE are the program itself, the tables and the weights."""
+  result = machine( [ PASS, i ], WRITABLE=100 ).run()
+  assert result.error == ( Error.BAD_PC if good else Error.BAD_DRAM )
+
 def test_a_refused_mailbox_is_left_alone() -> None:
   """POS and LEN are the host's: after BAD_MAILBOX they say what they said, so that it can mend the rest."""
   npu = machine( [ PASS ], POS=2, LEN=3, LIMIT=0 )
@@ -567,7 +577,7 @@ def test_load_store_and_embed() -> None:
   dram[:] = np.arange( LINES * 16 ).reshape( LINES, 16 )
   npu.mailbox[Word.TOKENS], npu.mailbox[Word.CONTEXT] = 2, CONTEXT
   npu.spad[:] = 9
-  npu.r = Registers( pos=2, len=5, rows=3, token=4, tokens=2, context=CONTEXT )
+  npu.r = Registers( pos=2, len=5, rows=3, token=4, tokens=2, context=CONTEXT, lines=LINES )
   npu.execute( mk( "LOAD", rel=Rel.POS, rows=2, dram=100, dst=10, length=20, dst_stride=3, row_lines=4 ) )
   for row, line in ( ( 10, 108 ), ( 13, 112 ) ):
     assert npu.spad[row : row + 2].reshape( -1 ).tolist() == [ *range( line * 16, line * 16 + 20 ), *[ 0 ] * 12 ]

@@ -219,8 +219,8 @@ def test_a_large_number_of_tokens_means_all_that_fit( session, count, temperatur
 def test_level_is_checked( tmp_path ):
   image = mk_session( mk_checkpoint( tmp_path / "model" ) ) and load_image( tmp_path / "model.npu" )
   with pytest.raises( NpuError ) as e:
-    Session( image, "rtl" )
-  assert str( e.value ).startswith( "unknown level 'rtl'; choose one of fl" )
+    Session( image, "gates" )
+  assert str( e.value ) == "unknown level 'gates'; choose one of fl, cl, rtl, verilog"
 
 def test_an_error_of_the_npu_is_told( tmp_path ):
   session = mk_session( mk_checkpoint( tmp_path / "model" ) )

@@ -601,7 +601,7 @@ def test_src_moves_with_a_register( rel: Rel, offset: int ) -> None:
 # Commands
 #-------------------------------------------------------------------------
 
-CFG = NpuConfig( name="small", n=4, m_max=8, spad_bytes=4096, k_max=1024 )
+CFG = NpuConfig( name="small", n=4, m_max=8, spad_bytes=1 << 13, k_max=1024 )
 
 def command( mnemonic: str, **operands: float ) -> Instruction:
   """An instruction with one segment of eight elements, if nothing else is said."""

@@ -11,6 +11,15 @@ BLOCKS: dict[str, dict[str, str]] = {
   "mac_array": { "fl":  "fl.mac_array:MacArrayFL",
                  "cl":  "cl.mac_array:MacArrayCL",
                  "rtl": "rtl_models.mac_array:MacArrayRTL" },
+  "controller": { "fl":  "fl.controller:ControllerFL",
+                  "cl":  "cl.controller:ControllerCL",
+                  "rtl": "rtl_models.controller:ControllerRTL" },
+  "vector_unit": { "fl":  "fl.vector_unit:VectorUnitFL",
+                   "cl":  "cl.vector_unit:VectorUnitCL",
+                   "rtl": "rtl_models.vector_unit:VectorUnitRTL" },
+  "attention_engine": { "fl":  "fl.attention_engine:AttentionEngineFL",
+                        "cl":  "cl.attention_engine:AttentionEngineCL",
+                        "rtl": "rtl_models.attention_engine:AttentionEngineRTL" },
 }
 
 class Classes( Mapping[str, Any] ):

@@ -1,0 +1,785 @@
+"""Controller, cycle level: what happens in which cycle.
+
+Values come from `fl.controller`; this file says when. A cycle has two halves: first the state of the controller decides
+from what was true at its beginning, then the readers, writers and units move. So nothing sees what another part does
+in the same cycle, and the cycle counts are those of `rtl_models.controller`, whose states have the same names.
+
+While the controller waits for an engine and nothing else moves, it sleeps: a cycle costs a look at the `done`s.
+"""
+
+from collections import deque
+
+import numpy as np
+from pymtl3 import *
+from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
+
+from cl.mac_array import Stream
+from cl.signals import mk_any
+from fl.controller import (
+  Fault,
+  Registers,
+  boot,
+  check_dma,
+  check_rel,
+  command_of,
+  control,
+  holds,
+  offset,
+)
+from npu.config import LINE_BYTES, ceil_div
+from npu.isa import INSTRUCTION_BYTES, BadInstruction, Error, Rel, Status, Unit, decode
+from npu.mailbox import MAILBOX_WORDS, Mailbox, Word
+from npu.messages import (
+  Ack,
+  Done,
+  mk_attend_cmd,
+  mk_gemm_cmd,
+  mk_mem_read_req,
+  mk_mem_write,
+  mk_spad_write,
+  mk_vector_cmd,
+)
+
+DEPTH = 8    # instructions asked for or waiting
+JOBS  = 2    # that wait for LOAD, and for STORE
+MOST  = 8    # commands that an engine may have unfinished
+AHEAD = 4    # scratchpad rows asked for and not stored
+
+WRITERS = Unit.ATT | Unit.STORE    # units that may write what a GEMM streams
+
+# What is written at the beginning, after a token and at the end of a run; blocks go from high to low.
+AT_START = ( Word.STATUS, Word.ERROR, Word.COUNT )
+AT_TOKEN = ( Word.LEN, Word.COUNT )
+AT_END   = ( Word.DOORBELL, Word.POS, Word.LEN, Word.STATUS, Word.ERROR, Word.PC, Word.COUNT )
+WRITTEN  = 16    # words that a report may contain, from the first on
+
+# States, as in `rtl_models.controller`.
+( IDLE, BOOT, READ, ENTER, FETCH, DECODE, OFFSET, PLACE, CHECK, SEND, ANSWER, BEGIN, JOB, POST, QUIET, TOKENS, DRAIN,
+  LAST, TELL ) = range( 19 )
+
+ONE = Bits1( 1 )
+
+class Sender:
+  """A val/rdy output that is assigned only when it changes; `val` here, `msg` in the component's `up_messages`."""
+
+  def __init__( self, ifc ):
+    self.ifc   = ifc
+    self.on    = False
+    self.msg   = None
+    self.fresh = False           # the message is not at the port yet
+
+  def offer( self, msg ):
+    """What is offered in the next cycle; None: nothing."""
+    if msg is None:
+      if self.on:
+        self.ifc.val <<= 0
+        self.on = False
+    else:
+      if msg is not self.msg:
+        self.fresh = True
+      if not self.on:
+        self.ifc.val <<= 1
+        self.on = True
+    self.msg = msg
+
+  def arrives( self ):
+    """The message, for the port."""
+    self.fresh = False
+    return self.msg
+
+  def taken( self ):
+    """Whether what is offered is taken in this cycle."""
+    return self.on and bool( self.ifc.rdy )
+
+#-------------------------------------------------------------------------
+# Readers of `fetch`
+#-------------------------------------------------------------------------
+
+class Fetcher:
+  """Instructions ahead of their use; a slot is a place for one, half a line."""
+
+  def __init__( self, cfg ):
+    self.n       = cfg.n
+    self.request = mk_mem_read_req( cfg )
+    self.size    = cfg.derived.beat_bytes
+    self.beats   = max( 8 // cfg.n, 1 )
+    self.asking  = None          # the request that is offered
+    self.slot    = 0             # the next to ask for
+    self.limit   = 0
+    self.ahead   = 0             # instructions asked for and not taken or dropped
+    self.stale   = 0             # of them, to be dropped
+    self.parts   = b""           # of an instruction, so far
+    self.odd     = deque()       # which half of each beat that is asked for
+    self.queue   = deque()
+
+  def quiet( self ):
+    """No request is offered or unanswered."""
+    return self.asking is None and self.ahead == len( self.queue )
+
+  def still( self, hold ):
+    """Nothing moves unless an instruction is taken."""
+    return self.quiet() and not self.stale and ( hold or self.ahead == DEPTH or self.slot >= self.limit )
+
+  def has( self ):
+    """Whether an instruction can be taken."""
+    return not self.stale and len( self.queue ) > 0
+
+  def tick( self, first, hold, wanted, rdy, beat ):
+    """One cycle: where to go on, or None; no new requests; take an instruction; request taken; response."""
+    taken = self.asking is not None and rdy
+    asks  = ( first is None and not hold and ( taken or self.asking is None ) and self.ahead != DEPTH
+              and self.slot < self.limit )
+    if self.queue and ( self.stale or wanted ):
+      self.queue.popleft()
+      self.ahead -= 1
+      if self.stale:
+        self.stale -= 1
+    if beat is not None:
+      self.arrive( beat.to_bytes( self.size, "little" ) )
+    if asks:
+      self.asking = self.request( self.slot * 8 // self.n, self.beats )
+      self.odd.append( self.slot & 1 )
+      self.slot  += 1
+      self.ahead += 1
+    elif taken:
+      self.asking = None
+    if first is not None:
+      self.slot, self.stale = first, self.ahead
+
+  def arrive( self, octets ):
+    """Two beats are an instruction, or one is, or half of one."""
+    if self.n == 16:
+      octets = octets[INSTRUCTION_BYTES * self.odd.popleft() :][:INSTRUCTION_BYTES]
+    self.parts += octets
+    if len( self.parts ) == INSTRUCTION_BYTES:
+      self.queue.append( self.parts )
+      self.parts = b""
+
+class Reader:
+  """Reads beats in order: the mailbox in one burst, tokens beat by beat."""
+
+  def __init__( self, cfg ):
+    self.request = mk_mem_read_req( cfg )
+    self.asking  = None
+    self.addr    = 0
+    self.asks    = 0             # requests to go
+    self.beats   = 1             # of each
+    self.got     = []
+
+  def start( self, addr, asks, beats ):
+    """Begin in the next cycle."""
+    self.addr, self.asks, self.beats, self.got = addr, asks, beats, []
+    self.asking = self.request( addr, beats )
+
+  def tick( self, rdy, beat ):
+    """One cycle: request taken; response."""
+    if self.asking is not None and rdy:
+      self.asks  -= 1
+      self.addr  += self.beats
+      self.asking = self.request( self.addr, self.beats ) if self.asks else None
+    if beat is not None:
+      self.got.append( beat )
+
+#-------------------------------------------------------------------------
+# LOAD and STORE
+#-------------------------------------------------------------------------
+
+class Job:
+  """A checked LOAD, EMBED or STORE; `numbers` are the rows of the table at `dram`."""
+
+  def __init__( self, cfg, i, numbers ):
+    stores      = i.mnemonic == "STORE"
+    length      = int( i.length )
+    self.lines  = [ int( i.dram ) + int( k ) * int( i.row_lines ) for k in numbers ]
+    self.spad   = int( i.src if stores else i.dst )
+    self.stride = int( i.src_stride if stores else i.dst_stride )
+    self.width  = ceil_div( length, cfg.n )
+    self.tail   = ( length - 1 ) % cfg.n + 1      # words in the last beat of a row
+
+  def rows( self ):
+    """Scratchpad rows, in order."""
+    return [ self.spad + r * self.stride + c for r in range( len( self.lines ) ) for c in range( self.width ) ]
+
+class Jobs:
+  """A queue of jobs, one of which is done."""
+
+  def __init__( self ):
+    self.queue = deque()
+    self.state = "idle"
+    self.now   = None
+
+  def busy( self ):
+    """A job waits or is being done."""
+    return self.state != "idle" or len( self.queue ) > 0
+
+  def begin( self, pushed ):
+    """Queue and state; True in the cycle in which a job is set up."""
+    sets_up = self.state == "setup"
+    if sets_up:
+      self.state = "run"
+    elif self.state == "idle" and self.queue:
+      self.now, self.state = self.queue.popleft(), "setup"
+    if pushed is not None:
+      self.queue.append( pushed )
+    return sets_up
+
+class Loader( Jobs ):
+  """Memory to scratchpad."""
+
+  def __init__( self, cfg, load, spad_wr ):
+    super().__init__()
+    self.request = mk_mem_read_req( cfg )
+    self.write   = mk_spad_write( cfg )
+    self.stream  = Stream( cfg )
+    self.bpl     = cfg.derived.beats_per_line
+    self.resp    = load.resp
+    self.req_out = Sender( load.req )
+    self.wr_out  = Sender( spad_wr )
+    self.asks    = deque()       # lines of rows that the stream has not been asked for
+    self.rows    = deque()       # scratchpad rows to write
+    self.burst   = ( 0, 0 )      # the request that is offered
+
+  def tick( self, pushed ):
+    """One cycle; `pushed` is a new job or None."""
+    stream  = self.stream
+    asked   = self.req_out.taken()
+    written = self.wr_out.taken()
+    starts  = len( self.asks ) > 0 and stream.left == 0
+    if asked:
+      burst = stream.burst()
+      stream.addr += burst
+      stream.left -= burst
+      stream.room -= burst
+    if written:
+      stream.buffer.popleft()
+      stream.room += 1
+      self.rows.popleft()
+    if self.resp.val:
+      stream.buffer.append( int( self.resp.msg ) )
+    if starts:
+      stream.addr = self.asks.popleft() * self.bpl
+      stream.left = self.now.width
+    if written and not self.rows:
+      self.state = "idle"
+      if pushed is not None:
+        self.queue.append( pushed )
+    elif self.begin( pushed ):
+      self.asks.extend( self.now.lines )
+      self.rows.extend( self.now.rows() )
+    self.offer( written )
+
+  def offer( self, written ):
+    """What is offered in the next cycle."""
+    stream = self.stream
+    if stream.asks():
+      burst = ( stream.addr, stream.burst() )
+      if burst != self.burst or not self.req_out.on:
+        self.req_out.offer( self.request( *burst ) )
+        self.burst = burst
+    else:
+      self.req_out.offer( None )
+    if not stream.buffer:
+      self.wr_out.offer( None )
+    elif written or not self.wr_out.on:
+      now, data = self.now, stream.buffer[0]
+      if len( self.rows ) % now.width == 1 % now.width:      # the last beat of a row
+        data &= ( 1 << 32 * now.tail ) - 1
+      self.wr_out.offer( self.write( self.rows[0], data ) )
+
+class Storer( Jobs ):
+  """Scratchpad to memory."""
+
+  def __init__( self, cfg, spad_rd, store ):
+    super().__init__()
+    self.write   = mk_mem_write( cfg )
+    self.address = mk_bits( cfg.derived.spad_addr_bits )
+    self.bpl     = cfg.derived.beats_per_line
+    self.full    = ( 1 << cfg.derived.beat_bytes ) - 1
+    self.resp    = spad_rd.resp
+    self.req_out = Sender( spad_rd.req )
+    self.wr_out  = Sender( store )
+    self.free    = AHEAD
+    self.buffer  = deque()
+    self.asks    = deque()       # scratchpad rows to read
+    self.beats   = deque()       # beats to write
+
+  def tick( self, pushed ):
+    """One cycle; `pushed` is a new job or None."""
+    asked   = self.req_out.taken()
+    written = self.wr_out.taken()
+    if asked:
+      self.asks.popleft()
+      self.free -= 1
+    if written:
+      self.buffer.popleft()
+      self.beats.popleft()
+      self.free += 1
+    if self.resp.val:
+      self.buffer.append( int( self.resp.msg ) )
+    if written and not self.beats:
+      self.state = "idle"
+      if pushed is not None:
+        self.queue.append( pushed )
+    elif self.begin( pushed ):
+      now = self.now
+      self.asks.extend( now.rows() )
+      self.beats.extend( line * self.bpl + c for line in now.lines for c in range( now.width ) )
+    self.offer( asked, written )
+
+  def offer( self, asked, written ):
+    """What is offered in the next cycle."""
+    if not self.asks or not self.free:
+      self.req_out.offer( None )
+    elif asked or not self.req_out.on:
+      self.req_out.offer( self.address( self.asks[0] ) )
+    if not self.buffer:
+      self.wr_out.offer( None )
+    elif written or not self.wr_out.on:
+      ends   = len( self.beats ) % self.now.width == 1 % self.now.width
+      strobe = ( 1 << 4 * self.now.tail ) - 1 if ends else self.full
+      self.wr_out.offer( self.write( self.beats[0], self.buffer[0], strobe ) )
+
+#-------------------------------------------------------------------------
+# The controller
+#-------------------------------------------------------------------------
+
+class ControllerCL( Component ):
+  """See `rtl_models.controller.ControllerRTL` for the ports."""
+
+  def construct( s, cfg ):
+    d    = cfg.derived
+    BEAT = mk_bits( d.beat_bits )
+    SPAD = mk_bits( d.spad_addr_bits )
+    REQ, WRITE = mk_mem_read_req( cfg ), mk_mem_write( cfg )
+    s.cfg = cfg
+
+    # Interface
+
+    s.doorbell  = RecvIfcRTL( Bits1 )
+    s.finished  = SendIfcRTL( Bits4 )
+    s.fetch     = MasterIfcRTL( REQ, BEAT )
+    s.post      = SendIfcRTL( WRITE )
+    s.load      = MasterIfcRTL( REQ, BEAT )
+    s.spad_wr   = SendIfcRTL( mk_spad_write( cfg ) )
+    s.spad_rd   = MasterIfcRTL( SPAD, BEAT )
+    s.store     = SendIfcRTL( WRITE )
+    s.mac_cmd   = SendIfcRTL( mk_gemm_cmd( cfg ) )
+    s.mac_ack   = RecvIfcRTL( Ack )
+    s.mac_start = SendIfcRTL( Bits1 )
+    s.mac_done  = RecvIfcRTL( Done )
+    s.vec_cmd   = SendIfcRTL( mk_vector_cmd( cfg ) )
+    s.vec_ack   = RecvIfcRTL( Ack )
+    s.vec_done  = RecvIfcRTL( Done )
+    s.att_cmd   = SendIfcRTL( mk_attend_cmd( cfg ) )
+    s.att_ack   = RecvIfcRTL( Ack )
+    s.att_done  = RecvIfcRTL( Done )
+    s.pc        = OutPort( 32 )
+    s.waits     = OutPort( 5 )
+
+    # Every response has its place before it is asked for, and a `done` is only counted.
+
+    s.fetch.resp.rdy   //= 1
+    s.load.resp.rdy    //= 1
+    s.spad_rd.resp.rdy //= 1
+    s.mac_done.rdy     //= 1
+    s.vec_done.rdy     //= 1
+    s.att_done.rdy     //= 1
+
+    # State is plain Python, reached by another name: PyMTL3 takes what it reads through `s` for signals.
+    s.clear()
+    me = s
+
+    @update_ff
+    def ff_tick():
+      if s.reset:
+        me.clear()
+        me.woken = mk_any( [ me.doorbell.val, me.mac_done.val, me.vec_done.val, me.att_done.val ] )
+        s.doorbell.rdy  <<= 1
+        s.finished.val  <<= 0
+        s.fetch.req.val <<= 0
+        s.post.val      <<= 0
+        s.load.req.val  <<= 0
+        s.spad_wr.val   <<= 0
+        s.spad_rd.req.val <<= 0
+        s.store.val     <<= 0
+        s.mac_cmd.val   <<= 0
+        s.vec_cmd.val   <<= 0
+        s.att_cmd.val   <<= 0
+        s.mac_start.val <<= 0
+        s.mac_ack.rdy   <<= 0
+        s.vec_ack.rdy   <<= 0
+        s.att_ack.rdy   <<= 0
+        s.pc            <<= 0
+        s.waits         <<= 0
+      elif not me.asleep or me.woken():
+        me.tick()
+
+    # PyMTL3 turns over in every cycle each field of what a block of flip-flops assigns; here it costs nothing while
+    # nothing changes. What is assigned was decided at the end of the cycle before, so the outputs are registers still.
+    @update
+    def up_messages():
+      if me.fresh:
+        me.fresh = False
+        if me.finish_out.fresh:
+          s.finished.msg @= me.finish_out.arrives()
+        if me.fetch_out.fresh:
+          s.fetch.req.msg @= me.fetch_out.arrives()
+        if me.post_out.fresh:
+          s.post.msg @= me.post_out.arrives()
+        if me.loader.req_out.fresh:
+          s.load.req.msg @= me.loader.req_out.arrives()
+        if me.loader.wr_out.fresh:
+          s.spad_wr.msg @= me.loader.wr_out.arrives()
+        if me.storer.req_out.fresh:
+          s.spad_rd.req.msg @= me.storer.req_out.arrives()
+        if me.storer.wr_out.fresh:
+          s.store.msg @= me.storer.wr_out.arrives()
+        if me.start_out.fresh:
+          s.mac_start.msg @= me.start_out.arrives()
+        if me.mac_out.fresh:
+          s.mac_cmd.msg @= me.mac_out.arrives()
+        if me.vec_out.fresh:
+          s.vec_cmd.msg @= me.vec_out.arrives()
+        if me.att_out.fresh:
+          s.att_cmd.msg @= me.att_out.arrives()
+
+  def clear( s ):
+    """The state after reset."""
+    s.fetcher = Fetcher( s.cfg )
+    s.reader  = Reader( s.cfg )
+    s.loader  = Loader( s.cfg, s.load, s.spad_wr )
+    s.storer  = Storer( s.cfg, s.spad_rd, s.store )
+    s.fetch_out, s.post_out   = Sender( s.fetch.req ), Sender( s.post )
+    s.start_out, s.finish_out = Sender( s.mac_start ), Sender( s.finished )
+    s.mac_out, s.vec_out, s.att_out = Sender( s.mac_cmd ), Sender( s.vec_cmd ), Sender( s.att_cmd )
+    s.cmd_out = { Unit.MAC: s.mac_out, Unit.VEC: s.vec_out, Unit.ATT: s.att_out }
+    s.acks    = { Unit.MAC: s.mac_ack, Unit.VEC: s.vec_ack, Unit.ATT: s.att_ack }
+    s.dones   = ( ( Unit.MAC, s.mac_done ), ( Unit.VEC, s.vec_done ), ( Unit.ATT, s.att_done ) )
+    s.unfinished = dict.fromkeys( s.acks, 0 )
+    s.kinds   = deque()          # of the vector unit's commands: is it an ARGMAX
+    s.states  = ( s.do_idle, s.do_boot, s.do_read, s.do_enter, s.do_fetch, s.do_decode, s.do_offset, s.do_place,
+                  s.do_check, s.do_send, s.do_answer, s.do_begin, s.do_job, s.do_post, s.do_quiet, s.do_tokens,
+                  s.do_drain, s.do_last, s.do_tell )
+    s.state   = IDLE
+    s.asleep  = False            # nothing moves until a `done` or a doorbell
+    s.fresh   = False            # a message may have changed
+    s.r       = Registers()
+    s.here    = 0                # PC
+    s.status, s.error, s.fault = Status.RUNNING, Error.NONE, Error.NONE
+    s.reports = deque()          # writes of a report; None: a block without a word to write
+    s.emitted = None             # status after an EMIT
+    s.refused = Error.NONE       # what is wrong with the mailbox
+    s.code, s.i, s.unit = b"", None, Unit.CTRL
+    s.executes = False           # the instruction's condition holds
+    s.needs = s.early = 0        # units that must be finished before the instruction is executed, and sent
+    s.lacks   = 0                # those that are not
+    s.command = None             # the message for the engine
+    s.after   = IDLE             # the state after an address is computed
+    s.tokens  = []               # of an EMBED, so far
+    s.job     = None
+    s.pc_shown = s.waits_shown = 0
+
+  #-----------------------------------------------------------------------
+  # A cycle
+  #-----------------------------------------------------------------------
+
+  def tick( s ):
+    """One cycle."""
+    state  = s.state
+    hold   = not FETCH <= state <= POST
+    posts  = s.reports
+    goes   = len( posts ) > 0 and ( posts[0] is None or bool( s.post.rdy ) )
+    s.ends  = goes and len( posts ) == 1
+    s.first = None               # slot to go on fetching at
+    s.new_load = s.new_store = None
+
+    # What happens, from what is true at the beginning of the cycle
+    s.states[state]()
+
+    # And everything else moves
+    s.fresh = True
+    rdy   = s.fetch_out.taken()
+    beat  = int( s.fetch.resp.msg ) if s.fetch.resp.val else None
+    if state in ( READ, TOKENS ):
+      s.reader.tick( rdy, beat )
+      rdy, beat = False, None
+    s.fetcher.tick( s.first, hold, state == FETCH, rdy, beat )
+    if s.new_load or s.loader.busy():
+      s.loader.tick( s.new_load )
+    if s.new_store or s.storer.busy():
+      s.storer.tick( s.new_store )
+    if goes:
+      posts.popleft()
+    for unit, done in s.dones:
+      if done.val:
+        s.count_done( unit, done.msg )
+    s.show()
+
+  def count_done( s, unit, value ):
+    """An engine has finished a command."""
+    s.unfinished[unit] -= 1
+    if unit == Unit.VEC and s.kinds and s.kinds.popleft():
+      s.r.token = int( value )
+
+  def busy( s ):
+    """Units that have something unfinished."""
+    u = s.unfinished
+    return ( ( u[Unit.MAC] and Unit.MAC ) | ( u[Unit.VEC] and Unit.VEC ) | ( u[Unit.ATT] and Unit.ATT )
+             | ( s.loader.busy() and Unit.LOAD ) | ( s.storer.busy() and Unit.STORE ) )
+
+  def show( s ):
+    """Outputs of the next cycle: they depend on the state alone."""
+    state = s.state
+    s.lacks = 0
+    if state == DECODE and not s.fault:
+      s.lacks = s.early & s.busy()
+    elif state == BEGIN:
+      # The array is busy with this command, which has not begun.
+      own     = Unit.MAC if s.unfinished[Unit.MAC] == 1 else 0
+      s.lacks = s.needs & s.busy() & ~own
+    elif state == DRAIN:
+      s.lacks = s.busy()
+    if s.lacks != s.waits_shown:
+      s.waits <<= s.lacks
+      s.waits_shown = s.lacks
+    if s.here != s.pc_shown:
+      s.pc <<= s.here
+      s.pc_shown = s.here
+    s.fetch_out.offer( s.reader.asking or s.fetcher.asking )
+    s.post_out.offer( s.reports[0] if s.reports else None )
+    s.start_out.offer( ONE if state == BEGIN and not s.lacks else None )
+    if state == SEND:
+      room = s.unfinished[s.unit] != MOST and ( s.unit != Unit.VEC or len( s.kinds ) < MOST )
+      s.cmd_out[s.unit].offer( s.command if room else None )
+    s.asleep = ( ( s.lacks or state == IDLE ) and s.fetcher.still( not FETCH <= state <= POST )
+                 and not s.loader.busy() and not s.storer.busy() and not s.reports )
+
+  def fail( s, error ):
+    """An instruction, or the mailbox, ends the run."""
+    s.status, s.error = Status.ERROR, error
+    s.state = DRAIN
+
+  def step( s ):
+    """On to the next instruction."""
+    s.here += 1
+    s.state = FETCH
+
+  #-----------------------------------------------------------------------
+  # Begin and end of a run
+  #-----------------------------------------------------------------------
+
+  def do_idle( s ):
+    if s.doorbell.val:
+      s.doorbell.rdy <<= 0
+      s.state = BOOT
+
+  def do_boot( s ):
+    if s.fetcher.quiet():
+      s.reader.start( 0, 1, MAILBOX_WORDS // s.cfg.n )
+      s.state = READ
+
+  def do_read( s ):
+    if len( s.reader.got ) == MAILBOX_WORDS // s.cfg.n:
+      s.state = ENTER
+
+  def do_enter( s ):
+    size = s.cfg.derived.beat_bytes
+    box  = Mailbox( np.frombuffer( b"".join( b.to_bytes( size, "little" ) for b in s.reader.got ), dtype=np.uint8 ) )
+    s.kinds.clear()
+    s.here, s.status, s.error, s.emitted = 0, Status.RUNNING, Error.NONE, None
+    s.refused, s.fetcher.limit = Error.NONE, 0
+    try:
+      s.r = boot( box )
+      s.fetcher.limit = min( 2 * s.r.program + s.r.program_count, 2 * s.r.lines )
+    except Fault as fault:
+      s.r, s.refused = Registers( pos=box[Word.POS], len=box[Word.LEN] ), fault.error
+    s.first = 2 * s.r.program
+    s.report( AT_START )
+    s.state = POST
+
+  def report( s, words, token=None ):
+    """Write words of the mailbox, and before them a token."""
+    n, Write = s.cfg.n, mk_mem_write( s.cfg )
+    value = { Word.POS: s.r.pos, Word.LEN: s.r.len, Word.STATUS: s.status, Word.ERROR: s.error, Word.PC: s.here,
+              Word.COUNT: s.r.count, Word.DOORBELL: 0 }
+    s.reports = deque()
+    if token is not None:
+      beat, lane = divmod( LINE_BYTES // 4 * s.r.tokens + s.r.len - 1, n )
+      s.reports.append( Write( beat, token << 32 * lane, 15 << 4 * lane ) )
+    for block in reversed( range( WRITTEN // n ) ):
+      inside = [ w for w in words if w // n == block ]
+      data   = sum( int( value[w] ) << 32 * ( w % n ) for w in inside )
+      strobe = sum( 15 << 4 * ( w % n ) for w in inside )
+      s.reports.append( Write( block, data, strobe ) if inside else None )
+
+  def do_post( s ):
+    if not s.ends:
+      return
+    if s.refused:
+      s.fail( s.refused )
+    elif s.emitted is None:
+      s.state = FETCH
+    elif s.emitted == Status.RUNNING:
+      s.step()
+    else:
+      s.status = s.emitted
+      s.state  = DRAIN
+
+  def do_drain( s ):
+    if not s.lacks:
+      s.report( AT_END )
+      s.state = LAST
+
+  def do_last( s ):
+    if s.ends:
+      s.state = TELL
+      s.finish_out.offer( Bits4( int( s.status ) ) )
+
+  def do_tell( s ):
+    if s.finished.rdy:
+      s.finish_out.offer( None )
+      s.doorbell.rdy <<= 1
+      s.state = IDLE
+
+  #-----------------------------------------------------------------------
+  # Instructions
+  #-----------------------------------------------------------------------
+
+  def do_fetch( s ):
+    if s.here >= s.r.program_count:
+      s.fail( Error.BAD_PC )
+    elif 2 * s.r.program + s.here >= s.fetcher.limit:
+      s.fail( Error.BAD_DRAM )
+    elif s.fetcher.has():
+      s.code, s.fault, s.state = s.fetcher.queue[0], Error.NONE, DECODE
+      try:
+        s.i = decode( s.code )
+      except BadInstruction as bad:
+        s.fault = bad.error
+      else:
+        s.look_at( s.i )
+
+  def look_at( s, i ):
+    """What the instruction waits for."""
+    s.unit     = i.format.unit
+    s.executes = holds( int( i.cond ), s.r )
+    s.needs    = int( i.wait )
+    if i.mnemonic == "EMIT" or i.rel == Rel.TOKEN:
+      s.needs |= Unit.VEC
+    elif i.mnemonic == "EMBED":
+      s.needs |= Unit.LOAD
+    s.early = s.needs & WRITERS if s.unit == Unit.MAC and s.executes else s.needs
+
+  def do_decode( s ):
+    if s.fault:
+      s.fail( s.fault )
+    elif s.lacks:
+      pass
+    elif not s.executes:
+      s.step()
+    elif s.unit == Unit.CTRL:
+      s.execute()
+    elif error := check_rel( s.i ):
+      s.fail( error )
+    elif s.unit in s.acks:
+      s.command = command_of( s.cfg, s.code, s.r )
+      s.state, s.after = OFFSET if s.unit == Unit.VEC and s.i.rel else SEND, SEND
+    else:
+      s.state, s.after = OFFSET, CHECK
+
+  def execute( s ):
+    """A control instruction."""
+    tokens = {}
+    s.r.pc = s.here
+    try:
+      status = control( s.i, s.r, tokens )
+    except Fault as fault:
+      s.fail( fault.error )
+      return
+    if s.i.mnemonic == "EMIT":
+      s.emitted = status
+      s.report( AT_TOKEN, s.r.token )
+      s.state = POST
+    elif s.i.mnemonic == "HALT":
+      s.status, s.state = status, DRAIN
+    elif s.i.mnemonic == "JUMP":
+      s.here  = s.r.pc
+      s.first = 2 * s.r.program + s.here
+      s.state = FETCH
+    else:
+      s.step()
+
+  def do_offset( s ):
+    s.state = PLACE
+
+  def do_place( s ):
+    s.state = s.after
+
+  def do_send( s ):
+    out = s.cmd_out[s.unit]
+    if out.taken():
+      out.offer( None )
+      s.acks[s.unit].rdy <<= 1
+      if s.unit == Unit.VEC:
+        s.kinds.append( s.i.mnemonic == "ARGMAX" )
+      s.state = ANSWER
+
+  def do_answer( s ):
+    ack = s.acks[s.unit]
+    if ack.val:
+      ack.rdy <<= 0
+      if error := int( ack.msg ):
+        s.fail( Error( error ) )
+        return
+      s.unfinished[s.unit] += 1
+      if s.unit == Unit.MAC:
+        s.state = BEGIN
+      else:
+        s.step()
+
+  def do_begin( s ):
+    if s.start_out.taken():
+      s.step()
+
+  def do_check( s ):
+    i, r  = s.i, s.r
+    rows  = int( i.rows ) or r.rows
+    if error := check_dma( s.cfg, i, rows, r ):
+      s.fail( error )
+      return
+    start = offset( int( i.rel ), r )
+    s.job = Job( s.cfg, i, range( start, start + rows ) )
+    s.state = QUIET if i.mnemonic == "EMBED" else JOB
+
+  def do_quiet( s ):
+    if s.fetcher.quiet():
+      n, rows = s.cfg.n, len( s.job.lines )
+      beat, s.lane = divmod( LINE_BYTES // 4 * s.r.tokens + s.r.pos, n )
+      s.reader.start( beat, ceil_div( s.lane + rows, n ), 1 )
+      s.tokens = []
+      s.state  = TOKENS
+
+  def do_tokens( s ):
+    n, i, rows = s.cfg.n, s.i, len( s.job.lines )
+    if len( s.tokens ) == rows:
+      if max( s.tokens ) >= i.vocab:
+        s.fail( Error.BAD_TOKEN )
+      else:
+        s.job   = Job( s.cfg, i, s.tokens )
+        s.state = JOB
+      return
+    beat, lane = divmod( s.lane + len( s.tokens ), n )
+    if beat < len( s.reader.got ):
+      s.tokens.append( s.reader.got[beat] >> 32 * lane & 0xFFFFFFFF )
+
+  def do_job( s ):
+    unit = s.storer if s.unit == Unit.STORE else s.loader
+    if len( unit.queue ) < JOBS:
+      if unit is s.storer:
+        s.new_store = s.job
+      else:
+        s.new_load = s.job
+      s.step()
+
+  def line_trace( s ):
+    return f"{s.state}:{s.here}:{s.lacks}"

@@ -1,0 +1,288 @@
+"""The NPU in simulation: the host's side of a machine whose blocks are at any levels, with its cycles.
+
+`Machine` is to the levels with time what `fl.npu.NpuFL` is to the functional one: a DRAM array goes in, `run` answers
+a doorbell and returns how it ended, here with statistics.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymtl3 import Bits1, Bits4, Component, update_ff
+from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
+
+from cl.memory import READ_CLIENTS, WRITE_CLIENTS
+from fl.npu import Result, TokenCallback
+from npu.config import NpuConfig
+from npu.errors import NpuError
+from npu.isa import Error, Status
+from npu.machine import Npu, SimulationError, UnitStats
+from npu.mailbox import Mailbox, Word
+from translation.blocks import get_block
+from translation.simulate import LEVELS, mk_dut, registered, simulator
+
+BLOCKS         = ( "mac_array", "vector_unit", "attention_engine", "controller", "memory_hub" )
+QUIET_CYCLES   = 20_000        # without a message anywhere: more than any unit computes between two messages
+CHECKED_CYCLES = 256           # limits are looked at, and progress is told, so often
+
+Progress = Callable[[int, int], None]      # cycle of the run, and the instruction that is dealt with
+
+@dataclass
+class Stats:
+  """What a run took.
+
+  Attributes
+  ----------
+  cycles
+    From the doorbell to the end.
+  token_cycles
+    The cycle in which each token appeared in the mailbox.
+  macs
+    Multiply-accumulates: padded dimensions of GEMMs, keys that rows may see in attention.
+  mac_utilization
+    Of the MAC array's multipliers in all cycles.
+  dram_bytes_read, dram_bytes_written
+    By the memory hub's client, in whole beats.
+  units
+    By unit: mac_array, vector_unit, attention_engine, load, store, controller.
+  dispatch_waits
+    Cycles in which the next instruction waited for a unit, by unit.
+  """
+  cycles: int = 0
+  token_cycles: list[int] = field( default_factory=list )
+  macs: int = 0
+  mac_utilization: float = 0.0
+  dram_bytes_read: dict[str, int] = field( default_factory=dict )
+  dram_bytes_written: dict[str, int] = field( default_factory=dict )
+  units: dict[str, UnitStats] = field( default_factory=dict )
+  dispatch_waits: dict[str, int] = field( default_factory=dict )
+
+  @property
+  def prefill_cycles( self ) -> int:
+    """Up to the first token; all of them if there is none."""
+    return self.token_cycles[0] if self.token_cycles else self.cycles
+
+  @property
+  def decode_cycles( self ) -> list[int]:
+    """Of each token after the first."""
+    return [ int( c ) for c in np.diff( self.token_cycles ) ]
+
+@dataclass( frozen=True )
+class TimedResult( Result ):
+  """How a run ended, and what it took."""
+  stats: Stats = field( default_factory=Stats )
+
+class Host( Component ):
+  """Rings the doorbell when `rings` is set, and takes the answer into `status`."""
+
+  def construct( s ) -> None:
+    s.doorbell = SendIfcRTL( Bits1 )
+    s.finished = RecvIfcRTL( Bits4 )
+    s.rings: bool = False
+    s.status: int | None = None
+
+    @update_ff
+    def ff_host() -> None:
+      if s.reset:
+        s.rings  = False
+        s.status = None
+        s.doorbell.val <<= 0
+        s.doorbell.msg <<= 0
+        s.finished.rdy <<= 1
+      else:
+        if s.rings:
+          s.rings = False
+          s.doorbell.val <<= 1
+        elif s.doorbell.val:
+          s.doorbell.val <<= ~s.doorbell.rdy
+        if s.finished.val:
+          s.status = int( s.finished.msg )
+
+class Board( Component ):
+  """The NPU and its host."""
+
+  def construct( s, cfg: NpuConfig, dram: NDArray[np.uint8], blocks: Mapping[str, Any],
+                 stall_seed: int | None ) -> None:
+    s.host = Host()
+    s.npu  = Npu( cfg, dram, **blocks, stall_seed=stall_seed )
+    s.host.doorbell //= s.npu.doorbell
+    s.npu.finished  //= s.host.finished
+
+  def line_trace( s ) -> str:
+    return str( s.npu.line_trace() )
+
+def check_levels( levels: Mapping[str, str] | str ) -> dict[str, str]:
+  """The level of every block, from one level for all or levels by block (`cl` for the others).
+
+  Raises
+  ------
+  NpuError
+    A block or a level is not known.
+  """
+  given = dict.fromkeys( BLOCKS, levels ) if isinstance( levels, str ) else dict( levels )
+  for name, level in given.items():
+    if name not in BLOCKS:
+      raise NpuError( f"unknown block '{name}'; choose one of {', '.join( BLOCKS )}" )
+    if level not in LEVELS:
+      raise NpuError( f"unknown level '{level}'; choose one of {', '.join( LEVELS )}" )
+  return { name: given.get( name, "cl" ) for name in BLOCKS }
+
+def _mk_block( name: str, level: str, cfg: NpuConfig, **options: Any ) -> Any:
+  return registered( mk_dut( get_block( name ), level, cfg, **options ) )
+
+class Machine:
+  """An NPU in simulation, on a DRAM array. A context manager: `close` frees what it holds.
+
+  Parameters
+  ----------
+  cfg
+    The configuration that the image was compiled for.
+  dram
+    Bytes; the mailbox is at address 0. It is written to.
+  levels
+    fl, cl, rtl or verilog: one for all blocks, or by block (mac_array, vector_unit, attention_engine, controller,
+    memory_hub). The memory behind the hub is a cycle-level model always, and so is the hub at `fl`.
+  latency, bandwidth
+    Cycles, and beats per cycle, of the memory; by default cfg's.
+  stall_seed
+    Random stalls of memory and scratchpad.
+  classes
+    By block, a class or a function of cfg to use instead of what `translation.blocks` has at the level.
+  wave
+    Write a waveform to build/waves/WAVE.vcd, and one more for each Verilated block.
+  trace
+    Called with a line per cycle.
+  x_initial, seed
+    Initial state of Verilated blocks, see `translation.simulate.mk_dut`.
+
+  Raises
+  ------
+  NpuError
+    A block or a level is not known, or a parameter is out of range.
+  """
+
+  def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], levels: Mapping[str, str] | str = "cl", *,
+                latency: int | None = None, bandwidth: float | None = None, stall_seed: int | None = None,
+                classes: Mapping[str, Any] | None = None, wave: str | None = None,
+                trace: Callable[[str], None] | None = None, x_initial: str | None = None, seed: int = 1 ) -> None:
+    if latency is not None:
+      cfg = cfg.but( dram_latency=latency )
+    if bandwidth is not None:
+      cfg = cfg.but( dram_bandwidth=bandwidth )
+    self.cfg     = cfg
+    self.dram    = dram
+    self.levels  = check_levels( levels )
+    self.mailbox = Mailbox( dram )
+    self.trace   = trace
+    blocks: dict[str, Any] = {
+      name: partial( _mk_block, name, level, x_initial=x_initial, seed=seed )
+      for name, level in self.levels.items() if name != "memory_hub" or level not in ( "fl", "cl" ) }
+    blocks.update( classes or {} )
+    self._stack = ExitStack()
+    with ExitStack() as stack:
+      board = Board( cfg, dram, blocks, stall_seed )
+      self._board, self._tick = stack.enter_context( simulator( board, { "dump_vcd": wave } if wave else None ) )
+      self._stack = stack.pop_all()
+    self.npu = self._board.npu
+    self.reset()
+
+  def __enter__( self ) -> "Machine":
+    return self
+
+  def __exit__( self, kind: type[BaseException] | None, error: BaseException | None,
+                where: TracebackType | None ) -> None:
+    self.close()
+
+  def close( self ) -> None:
+    """Free the Verilated blocks and finish the waveforms."""
+    self._stack.close()
+
+  def reset( self ) -> None:
+    """Reset all blocks, whatever they are doing. DRAM and scratchpad keep what they hold."""
+    self._board.sim_reset()
+
+  def run( self, on_token: TokenCallback | None = None, progress: Progress | None = None,
+           max_cycles: int | None = None, quiet_cycles: int | None = None ) -> TimedResult:
+    """Ring the doorbell and simulate until the run has ended.
+
+    Parameters
+    ----------
+    on_token
+      Called with each token when it appears in the mailbox.
+    progress
+      Called now and then with the cycle and the instruction.
+    max_cycles
+      The limit; by default there is none.
+    quiet_cycles
+      So many cycles without a message anywhere are a hang; by default 20,000 and ten memory latencies.
+
+    Raises
+    ------
+    SimulationError
+      A limit is reached: the message says what every unit waits for. Or a block breaks a rule of its ports.
+    """
+    npu, host, dram, tick = self.npu, self._board.host, self.npu.memory.dram, self._tick
+    quiet = QUIET_CYCLES + 10 * self.cfg.dram_latency if quiet_cycles is None else quiet_cycles
+    tokens, stats = _Tokens( self.mailbox, on_token ), Stats()
+    npu.clear_stats()
+    host.rings, host.status = True, None
+    seen  = dram.mailbox_writes
+    began = npu.now
+    cycle = 0
+    # The host looks into the memory, so the last writes must have come there.
+    while host.status is None or npu.writes_pending():
+      if self.trace:
+        self.trace( f"{npu.now:6}: {npu.line_trace()}" )
+      try:
+        tick()
+      except Exception as e:
+        e.add_note( f"cycle {npu.now}: {npu.line_trace()}" )
+        raise
+      cycle += 1
+      if dram.mailbox_writes != seen:
+        seen = dram.mailbox_writes
+        stats.token_cycles += [ cycle ] * tokens.look()
+      if cycle % CHECKED_CYCLES == 0 or cycle == max_cycles:
+        if progress:
+          progress( cycle, int( npu.pc_port ) )
+        if npu.now - max( npu.last_move(), began ) > quiet:
+          raise SimulationError( f"nothing has moved for {quiet} cycles, in cycle {cycle}: {npu.waiting_for()}" )
+        if max_cycles is not None and cycle >= max_cycles:
+          raise SimulationError( f"the run has not ended after {cycle} cycles: {npu.waiting_for()}" )
+    stats.cycles = cycle
+    self._collect( stats )
+    box = self.mailbox
+    return TimedResult( Status( box[Word.STATUS] ), Error( box[Word.ERROR] ), box[Word.PC], box[Word.COUNT], stats )
+
+  def _collect( self, stats: Stats ) -> None:
+    n, size     = self.cfg.n, self.cfg.derived.beat_bytes
+    stats.units = self.npu.stats()
+    stats.macs  = sum( u.macs for u in stats.units.values() )
+    stats.mac_utilization    = stats.macs / ( n * n * stats.cycles )
+    stats.dram_bytes_read    = { name: size * sum( u.beats_read[name] for u in stats.units.values() )
+                                 for name in READ_CLIENTS }
+    stats.dram_bytes_written = { name: size * sum( u.beats_written[name] for u in stats.units.values() )
+                                 for name in WRITE_CLIENTS }
+    stats.dispatch_waits     = self.npu.dispatch_waits()
+
+class _Tokens:
+  # Notices tokens: COUNT in the mailbox grows, and the token stands in the buffer by then.
+  def __init__( self, mailbox: Mailbox, on_token: TokenCallback | None ) -> None:
+    self._mailbox, self._on_token = mailbox, on_token
+    self._first = mailbox[Word.LEN]
+    self._count = 0
+    mailbox[Word.COUNT] = 0      # the NPU's first act as well: what an earlier run left there is not news
+
+  def look( self ) -> int:
+    """How many tokens are new; the callback gets them."""
+    new   = self._mailbox[Word.COUNT] - self._count
+    for _ in range( new ):
+      if self._on_token:
+        self._on_token( int( self._mailbox.tokens[self._first + self._count] ) )
+      self._count += 1
+    return max( new, 0 )

@@ -1,0 +1,1 @@
+"""One section of docs/cycles.md per block."""

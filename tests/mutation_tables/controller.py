@@ -1,0 +1,64 @@
+"""Small errors in the controller that its suite must notice: name, file, what becomes what."""
+
+# The table of directed rows at n = 4, one at n = 16, mailboxes, broken programs, and faults while units work.
+SELECTED = ( "( test_rows and not n8 and not n16 ) or ( test_rows_n16 and program_at_end ) or test_mailboxes "
+             "or test_programs or ( test_faults and busy ) or test_skipped" )
+
+CONTROLLER = "rtl_models/controller.py"
+DISPATCHER = "rtl_models/dispatcher.py"
+FETCH      = "rtl_models/instruction_fetch.py"
+LOAD       = "rtl_models/load_unit.py"
+STORE      = "rtl_models/store_unit.py"
+WRITER     = "rtl_models/mailbox_writer.py"
+
+MUTATIONS = (
+  ( "PC goes on at a fault", CONTROLLER, "      if s.fault != 0:\n        s.steps @= 0\n", "" ),
+  ( "only units that write memory are waited for", CONTROLLER,
+    "s.lacks  @= s.early & s.busy", "s.lacks  @= s.early & s.busy & WRITERS" ),
+  ( "STORE is not waited for", CONTROLLER, "s.busy   @= concat( s.storer.busy, ", "s.busy   @= concat( Bits1( 0 ), " ),
+  ( "array started without its operands", CONTROLLER,
+    "s.after  @= s.needs & s.behind", "s.after  @= s.needs & s.behind & WRITERS" ),
+  ( "GEMM waits for itself", DISPATCHER, "s.mac_before   @= s.mac_count != 1", "s.mac_before   @= s.mac_count != 0" ),
+  ( "GEMM streams what is still being stored", CONTROLLER,
+    "s.early @= s.needs & WRITERS", "s.early @= s.needs & ON_LOAD" ),
+  ( "EMIT does not wait for ARGMAX", CONTROLLER,
+    "if ( s.opcode == EMIT ) | ( s.rel == BY_TOKEN ):", "if s.rel == BY_TOKEN:" ),
+  ( "address by TOKEN does not wait for ARGMAX", CONTROLLER,
+    "if ( s.opcode == EMIT ) | ( s.rel == BY_TOKEN ):", "if s.opcode == EMIT:" ),
+  ( "EMBED overwrites the table of the one before", CONTROLLER, "s.needs @= s.mask | ON_LOAD", "s.needs @= s.mask" ),
+  ( "TOKEN from any vector instruction", DISPATCHER,
+    "s.vec_done.val & s.kinds.send.val & s.kinds.send.msg", "s.vec_done.val" ),
+  ( "TOKEN kept from the run before", DISPATCHER, "      if s.clear:\n", "      if s.reset:\n" ),
+  ( "refused command counted", DISPATCHER, "s.answered & ( s.answer == 0 )", "s.answered" ),
+  ( "LAST one row too far", CONTROLLER, "s.last_row @= s.rows - 1", "s.last_row @= s.rows" ),
+  ( "64-bit line addresses", CONTROLLER, "SUM_BITS = 66", "SUM_BITS = 64" ),
+  ( "src wraps", CONTROLLER, "if s.low > zext( FAR, SUM ):", "if s.low[24]:" ),
+  ( "ROWS cut to eight bits", CONTROLLER, "if s.rows > 255:", "if s.rows > 511:" ),
+  ( "first writable line refused", CONTROLLER,
+    "( s.low < zext( s.writable, SUM ) )", "( s.low <= zext( s.writable, SUM ) )" ),
+  ( "m_max rows refused", CONTROLLER, "elif s.rows_now > m_max:", "elif s.rows_now >= m_max:" ),
+  ( "last token not compared", CONTROLLER, "( s.tokens.out.msg >= zext( s.vocab, 32 ) )",
+    "( ( s.tokens.out.msg >= zext( s.vocab, 32 ) ) & ( s.read_rows + 1 != s.rows_now ) )" ),
+  ( "one EOS token too many", CONTROLLER, "( s.eos_count > k )", "( s.eos_count >= k )" ),
+  ( "limit before EOS", CONTROLLER, "if s.ends_eos:", "if s.ends_eos & ( s.count != s.max_count ):" ),
+  ( "first backward jump refused", CONTROLLER, "s.backward & s.jumped & ", "s.backward & " ),
+  ( "jump to itself is forward", CONTROLLER, "s.target <= s.here", "s.target < s.here" ),
+  ( "token buffer without its last word", CONTROLLER,
+    "( zext( s.capacity, 34 ) + words_per_line )", "( zext( s.capacity, 34 ) + 15 )" ),
+  ( "PREFILL while scoring", CONTROLLER, "~s.score & ( s.pos < s.len )", "s.pos < s.len" ),
+  ( "status of HALT checked as a format", "rtl_models/decoder.py",
+    "( s.opcode == HALT ) & ~s.ok_status.ok", "( s.opcode == HALT ) & ~s.ok_formats.ok" ),
+  ( "instruction after a jump executed", FETCH, "s.stale <<= s.left", "s.stale <<= 0" ),
+  ( "more instructions asked for than there is room", FETCH, "( s.ahead != DEPTH )", "( s.ahead != 15 )" ),
+  ( "fetch past the program", FETCH, "( s.slot < s.limit )", "( s.slot <= s.limit )" ),
+  ( "halves of a beat exchanged", FETCH, "if s.odd.send.msg:", "if ~s.odd.send.msg:" ),
+  ( "token read twice at the end of a beat", "rtl_models/token_reader.py",
+    "( ( s.lane == top ) | ( s.left == 1 ) )", "( s.left == 1 )" ),
+  ( "lanes past the length loaded", LOAD, "        if ~s.keep[c]:\n          s.masked[c] @= 0\n", "" ),
+  ( "one lane too many loaded", LOAD, "( s.tail > c )", "( s.tail >= c )" ),
+  ( "rows of a LOAD one line apart", LOAD, "s.line + s.now.row_lines", "s.line + 1" ),
+  ( "words past the length stored", STORE, "~s.target.last_column | ( s.tail == 0 ) | ( s.tail > c )", "Bits1( 1 )" ),
+  ( "more rows asked for than there is room", STORE, "s.source.more & ( s.free != 0 )", "s.source.more" ),
+  ( "token beside its place", WRITER, "s.place  @= s.len - 1", "s.place  @= s.len" ),
+  ( "the host's words written over", WRITER, "s.chosen @= s.some[b]", "s.chosen @= s.some[b] | 2" ),
+)

@@ -1,0 +1,42 @@
+"""Small errors in the MAC array that its suite must notice: name, file, what becomes what."""
+
+# The table of directed rows at n = 4, bad commands and cycle counts.
+SELECTED = "(test_rows and not n8 and not n16) or test_bad or test_cycles"
+
+MUTATIONS = (
+  ( "sign of the weight dropped", "rtl_models/mac_column.py", "s.a_sign[k] ^ s.active[k][24]", "s.a_sign[k]" ),
+  ( "FP16 products aligned one bit off", "rtl_models/mac_column.py", "s.mag1[k][4:22]", "s.mag1[k][3:21]" ),
+  ( "smallest exponent instead of the largest", "rtl_models/mac_column.py", "if s.b > s.a:", "if s.b < s.a:" ),
+  ( "exponent of zero decides the alignment", "rtl_models/mac_column.py",
+    "if ( s.a_exp[k] != 0 ) & ( s.active[k][0:8] != 0 ):", "if s.a_exp[k] != 0:" ),
+  ( "write stall ignored", "rtl_models/mac_array.py", "~( s.v[10] & ~s.wr.rdy ) & ", "" ),
+  ( "late residual ignored", "rtl_models/mac_array.py", " & ~( s.v[9] & s.gemm.residual & ~s.ress.out.val )", "" ),
+  ( "row written twice while a residual is late", "rtl_models/mac_array.py",
+    "      elif s.wr.rdy:\n", "      elif s.reset:\n" ),
+  ( "scale of the neighbour column", "rtl_models/mac_array.py", "//= s.scale[c]", "//= s.scale[c ^ 1]" ),
+  ( "one lane too many in the last tile", "rtl_models/mac_array.py", "( s.n_rest > c )", "( s.n_rest >= c )" ),
+  ( "lanes past K multiplied", "rtl_models/mac_array.py", "( s.k_rest > c )", "( s.k_rest >= c )" ),
+  ( "tile swapped after its first row", "rtl_models/mac_array.py", "( s.issue & s.last_m ) )", "s.issue )" ),
+  ( "group sum not started anew", "rtl_models/mac_array.py",
+    "s.next.first     @= s.g == 0", "s.next.first     @= s.kt == 0" ),
+  ( "bias dropped after one row", "rtl_models/mac_array.py", "s.v[8] & s.meta[8].last_row & ", "s.v[8] & " ),
+  ( "activation exponent off by one", "rtl_models/mac_array.py", "- 141", "- 140" ),
+  ( "INT8 activations scaled as INT16", "rtl_models/mac_array.py", "- 133", "- 141" ),
+  ( "m_max rows refused", "rtl_models/mac_array.py", "s.cmd.msg.rows > m_max", "s.cmd.msg.rows >= m_max" ),
+  ( "error code lost", "rtl_models/mac_array.py", "s.acks.recv.msg      @= s.error", "s.acks.recv.msg      @= 0" ),
+  ( "computes before it is started", "rtl_models/mac_array.py", " & ( s.starts != 0 )", "" ),
+  ( "end of the stream not checked", "rtl_models/mac_array.py", "s.c_end > zext", "Bits48( 0 ) > zext" ),
+  ( "range of the residual not checked", "rtl_models/mac_array.py",
+    " | ( s.cmd.msg.residual & ~s.in_spad[2].ok )", "" ),
+  ( "zero point ignored for INT4", "rtl_models/weight_loader.py", "zext( s.nibble[j][c], 16 ) - s.zero16[c]",
+    "zext( s.nibble[j][c], 16 )" ),
+  ( "halves of an INT4 beat exchanged", "rtl_models/weight_loader.py",
+    "          if s.second:", "          if ~s.second:" ),
+  ( "shadow weights overwritten", "rtl_models/weight_loader.py", "( ~s.is_full | s.swap )", "Bits1( 1 )" ),
+  ( "burst crosses 4 KiB", "rtl_models/stream_reader.py",
+    "LEN( page ) - zext( s.addr[0:offset], LEN )", "LEN( page )" ),
+  ( "stride forgotten in later tiles", "rtl_models/row_reader.py",
+    "s.addr   <<= s.column + 1", "s.addr   <<= s.addr + 1" ),
+  ( "accumulator keeps an old sum", "rtl_models/mac_output.py", "if ~s.floating & ~s.first3:", "if ~s.floating:" ),
+  ( "scale's exponent of BF16 used for FP16", "rtl_models/mac_array.py", "s.top_bias @= 46", "s.top_bias @= 270" ),
+)
