@@ -349,7 +349,7 @@ def diff_lines( report: Report, a: str, b: str ) -> Iterator[str]:
   if report.difference:
     yield from report.difference.lines( ( a, b ) )
     return
-  yield f"no difference: {report.instructions:,} instructions compared, {len( report.tokens[0] )} tokens"
+  yield f"no difference: {report.instructions:,} instructions compared; both end with {report.ends[0]}"
   for label, name, cycles in ( ( "a", a, report.cycles[0] ), ( "b", b, report.cycles[1] ) ):
     yield f"  {label} {name}: " + ( "without cycles" if cycles is None else f"{cycles:,} cycles" )
 
@@ -361,7 +361,7 @@ def diff_report( report: Report, a: str, b: str ) -> dict[str, Any]:
     "position": d.effect and d.effect.pos, "rows": d.effect and d.effect.rows, "where": d.where, "a": d.a, "b": d.b,
     "note": d.note }
   return { "a": a, "b": b, "same": d is None, "instructions": report.instructions, "difference": found,
-           "tokens": list( report.tokens ), "cycles": list( report.cycles ) }
+           "ends": list( report.ends ), "tokens": list( report.tokens ), "cycles": list( report.cycles ) }
 
 def check_same_model( model: str, image: Image ) -> None:
   """NpuError if an image given with --image is not of MODEL."""

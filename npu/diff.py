@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.controller import ENGINES, Fault, boot, command_of, holds, offset
+from fl.controller import ENGINES, Fault, Registers, boot, command_of, holds, offset
 from fl.npu import NpuFL, Result
 from npu.config import LINE_BYTES, NpuConfig
 from npu.errors import NpuError
@@ -235,6 +235,8 @@ class Walk:
     self.core   = core
     self.result: Result | None = None
     self._emit: Effect | None = None
+    # What the mailbox says stays there if the run does not even begin.
+    core.r = Registers( pos=core.mailbox[Word.POS], len=core.mailbox[Word.LEN] )
     try:
       core.r = boot( core.mailbox )
     except Fault as fault:
@@ -483,11 +485,14 @@ class Report:
     With results, compared and the same.
   difference
     The first difference, or None.
+  ends
+    Of a and b: how the run ended, in words.
   tokens, cycles
     Of a and b, as far as they ran: tokens, and cycles, None at the functional level.
   """
   instructions: int
   difference: Difference | None
+  ends: tuple[str, str]
   tokens: tuple[list[int], list[int]]
   cycles: tuple[int | None, int | None]
 
@@ -548,6 +553,12 @@ class _Side:
       self.walk.write_mailbox()
       self.tokens = [ int( t ) for t in core.mailbox.tokens[core.r.len - core.r.count : core.r.len] ]
 
+  def end( self ) -> str:
+    """How the run has ended, in words."""
+    if self.recording and not self.result:
+      return self.recording.end or show_result( None )
+    return show_result( self.result )
+
   def spad( self ) -> NDArray[np.uint32]:
     """The scratchpad as it is."""
     if self.session.machine:
@@ -603,7 +614,8 @@ def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: M
     for side in sides:
       side.finish()
     difference = found.difference or _at_the_end( sides, found.count )
-    return Report( found.count, difference, ( sides[0].tokens, sides[1].tokens ), ( sides[0].cycle, sides[1].cycle ) )
+    x, y = sides
+    return Report( found.count, difference, ( x.end(), y.end() ), ( x.tokens, y.tokens ), ( x.cycle, y.cycle ) )
 
 def _nothing() -> None:
   pass
@@ -617,8 +629,7 @@ COMPARED_BYTES = 1 << 24       # at a time
 def _at_the_end( sides: tuple[_Side, _Side], count: int ) -> Difference | None:
   # No instruction differs: how the runs ended, and what is in the memories.
   if sides[0].result != sides[1].result:
-    ends = [ ( s.recording and s.recording.end ) or show_result( s.result ) for s in sides ]
-    return Difference( None, count, "they end differently", *ends )
+    return Difference( None, count, "they end differently", *( s.end() for s in sides ) )
   a, b = ( s.session.dram for s in sides )
   for low in range( 0, len( a ), COMPARED_BYTES ):
     x, y = ( m[low : low + COMPARED_BYTES].view( np.uint32 ) for m in ( a, b ) )

@@ -256,11 +256,11 @@ def mk_stats() -> "Stats":
   return Stats()
 
 def add_stats( total: "Stats", more: "Stats" ) -> None:
-  """Take the statistics of another run into a total, as if it had begun in the cycle in which the total ends."""
+  """Take the statistics of another run into a total, as if it had begun in the cycle in which the total ends; all but
+  the utilization."""
   total.token_cycles += [ total.cycles + c for c in more.token_cycles ]
   total.cycles       += more.cycles
   total.macs         += more.macs
-  total.mac_utilization += ( more.mac_utilization - total.mac_utilization ) * more.cycles / max( total.cycles, 1 )
   for name in ( "dram_bytes_read", "dram_bytes_written", "dispatch_waits" ):
     found = getattr( total, name )
     for key, value in getattr( more, name ).items():
@@ -415,6 +415,8 @@ class Session:
     left = None if options.max_cycles is None else max( options.max_cycles - self.stats.cycles, 1 )
     result = machine.run( on_token, on_progress, left, options.hang_cycles )
     add_stats( self.stats, result.stats )
+    work = self.stats.units["mac_array"].macs
+    self.stats.mac_utilization = work / ( self.cfg.n ** 2 * self.stats.cycles )
     if result.status != Status.ERROR:
       self._executed += instructions_of( self.dram, before, result.count )
     return result

@@ -252,7 +252,7 @@ class Machine:
           progress( cycle, int( npu.pc_port ) )
         if npu.now - max( npu.last_move(), began ) > quiet:
           raise SimulationError( f"nothing has moved for {quiet} cycles, in cycle {cycle}: {npu.waiting_for()}" )
-        if max_cycles is not None and cycle >= max_cycles:
+        if max_cycles is not None and cycle >= max_cycles and host.status is None:
           raise SimulationError( f"the run has not ended after {cycle} cycles: {npu.waiting_for()}" )
     stats.cycles = cycle
     self._collect( stats )
@@ -263,7 +263,7 @@ class Machine:
     n, size     = self.cfg.n, self.cfg.derived.beat_bytes
     stats.units = self.npu.stats()
     stats.macs  = sum( u.macs for u in stats.units.values() )
-    stats.mac_utilization    = stats.macs / ( n * n * stats.cycles )
+    stats.mac_utilization    = stats.units["mac_array"].macs / ( n * n * stats.cycles )
     stats.dram_bytes_read    = { name: size * sum( u.beats_read[name] for u in stats.units.values() )
                                  for name in READ_CLIENTS }
     stats.dram_bytes_written = { name: size * sum( u.beats_written[name] for u in stats.units.values() )

@@ -97,8 +97,8 @@ def tokens( a: Attend, count: int, rng: np.random.Generator ) -> tuple[Block, Bl
   elif a.data == "falling":
     q, k = np.zeros_like( q ) + unit * line, np.zeros_like( k ) - unit * line * at / 3
   elif a.data == "jump":
-    # The maximum grows by more than an exponent can fall, then stays.
-    q, k = np.zeros_like( q ) + unit * line, k + unit * line * np.where( at < count // 2, -400, 400 )
+    # The maximum grows by more than an exponent can fall, to a little above a multiple of 512, then stays.
+    q, k = np.zeros_like( q ) + unit * line, k + unit * line * np.where( at < count // 2, -516, 516 )
   elif a.data == "outlier":
     k[..., a.dim // 3] += 200
     k[count // 2] *= 200

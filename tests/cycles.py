@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 OUTPUT = Path( __file__ ).resolve().parent.parent / "docs" / "cycles.md"
-BLOCKS = ( "mac_array", "vector_unit", "attention_engine" )   # in tests/cycle_tables
+BLOCKS = ( "mac_array", "vector_unit", "attention_engine", "controller" )   # in tests/cycle_tables
 
 INTRODUCTION = """# Cycles
 

@@ -13,9 +13,6 @@ from tests.attention_engine_world import CALM, LEVELS, WILD, Attend, Timing, Wor
 from tests.harness import Fuzz
 from tests.test_attention_fl import Block, Case, oracle
 
-# What tests/mutations.py runs: one geometry.
-SELECTED = "(test_rows and not n8 and not n16) or test_long_rows or test_bad or test_edges or test_cycles"
-
 #-------------------------------------------------------------------------
 # The table
 #-------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 
+from npu import bench
 from npu.compiler import compile_model
 from npu.config import get_config
 from npu.errors import NpuError
@@ -327,6 +329,32 @@ def test_the_line_on_a_terminal_is_gone_at_the_end( image ):
   text = out.getvalue()
   assert "the text goes on" in text and "instruction 3" in text and "cycle 256" in text
   assert text.rstrip().endswith( ( "\x1b[2K", "\x1b[?25h", "\x1b[1A\x1b[2K" ) ), repr( text[-60:] )
+
+#-------------------------------------------------------------------------
+# Benchmark
+#-------------------------------------------------------------------------
+
+@pytest.mark.level( "cl" )
+@pytest.mark.parametrize( "limit", ( pytest.param( 600, id="some cycles" ), pytest.param( None, id="whole run" ) ) )
+def test_speed_is_measured( tmp_path, limit ):
+  found = bench.simulate( bench.Simulation( "cl", "edge4", "nano", 1, limit ), tmp_path )
+  assert 600 <= found.cycles < 1000 if limit else found.cycles > 10000
+  assert found.seconds > 0 and found.build_seconds > 0
+
+@pytest.mark.level( "cl" )
+def test_figures_are_markdown( monkeypatch, tmp_path, capsys ):
+  monkeypatch.setattr( bench, "SIMULATIONS", ( bench.Simulation( "cl", "edge4", "nano", 1, 300 ),
+                                               bench.Simulation( "rtl", "edge4", "nano", 1 ) ) )
+  bench.main( levels="cl" )
+  first, empty, head, line, row = capsys.readouterr().out.splitlines()
+  assert first.startswith( "machine: " ) and first.endswith( " cores" ) and empty == ""
+  assert head == "| whole NPU | model | cycles | simulation | build |" and line == "|---|---|---|---|---|"
+  assert re.fullmatch( r"\| CL, n = 4 \| nano \| the first 512 \| [\d,]+ cycles/s \| \d+ s \|", row )
+
+def test_an_unknown_level_is_told_by_the_benchmark():
+  with pytest.raises( typer.BadParameter ) as e:
+    bench.main( levels="cl,gates" )
+  assert "unknown level 'gates'; choose one of fl, cl, rtl, verilog" in str( e.value )
 
 #-------------------------------------------------------------------------
 # Levels

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from npu.config import PRESETS, get_config
 from npu.errors import NpuError
 from rtl_models.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
-from rtl_models.mac_array import MacArrayRTL
 from rtl_models.operand_decode import OperandDecode
 from translation import blocks, commands, synth, verilator
 from translation.blocks import get_block
@@ -229,7 +228,8 @@ def test_no_lint( tmp_path, monkeypatch, small_blocks ):
 
 def test_every_waiver_has_a_reason_and_is_needed( tmp_path ):
   lines    = WAIVERS.read_text().splitlines()
-  tops     = [ get_block( name )["rtl"]( get_config( "edge4" ) ) for name in blocks.BLOCKS ]
+  tops     = [ get_block( name )["rtl"]( get_config( config ) ) for name in blocks.BLOCKS
+               for config in ( "edge4", "edge16" ) ]
   found    = "".join( verilator.lint( translate( top, tmp_path ) ) for top in tops )
   findings = re.findall( r"(?m)^%Warning-(\w+): ([^:]*):\d+:\d+: (.*)", found )
   waivers  = 0

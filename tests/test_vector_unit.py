@@ -296,7 +296,7 @@ def test_whole_scratchpad( level, op ):
 def test_longest_softmax( level ):
   """As many elements as the length field holds, each with a probability of 1 before they are normalised."""
   cfg   = replace( PRESETS["edge16"], spad_bytes=1 << 23 )
-  world = World( cfg, [ Vec( "SOFTMAX", length=( 1 << 20 ) - 1, data="zero" ) ] )
+  world = World( cfg, [ Vec( "SOFTMAX", length=( 1 << 20 ) - 1, data="zero", dst="src", gap=-1 ) ] )
   checked( cfg, level, world, CALM, max_cycles=2_000_000 )
 
 #-------------------------------------------------------------------------

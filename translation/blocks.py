@@ -20,6 +20,9 @@ BLOCKS: dict[str, dict[str, str]] = {
   "attention_engine": { "fl":  "fl.attention_engine:AttentionEngineFL",
                         "cl":  "cl.attention_engine:AttentionEngineCL",
                         "rtl": "rtl_models.attention_engine:AttentionEngineRTL" },
+  # Values do not pass through arithmetic here, so there is no functional level.
+  "memory_hub": { "cl":  "cl.memory:MemoryHubCL",
+                  "rtl": "rtl_models.memory_hub:MemoryHubRTL" },
 }
 
 class Classes( Mapping[str, Any] ):
