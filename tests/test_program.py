@@ -792,7 +792,7 @@ def straight_code( draw: st.DrawFn ) -> list[Instruction]:
     if name == "EMBED":
       values |= { "dram": program.memory.line( "embedding" ), "vocab": 1 }
     if name == "ATTEND":
-      values |= { "dram": program.memory.line( "kv.0" ), "heads": 1, "kv_heads": 1, "chunks": 1,
+      values |= { "dram": program.memory.line( "kv.0" ), "heads": 2, "kv_heads": 1, "chunks": 1,
                   "src_stride": 2 * width }
     fields = { f.name for f in mk( name ).format.all_fields }
     code.append( mk( name, **{ k: v for k, v in values.items() if k in fields } ) )

@@ -291,8 +291,9 @@ class Registered( Verilated ):
 
     # Logic
 
+    # Not `clock`: PyMTL3 takes a block of a subclass for that of the same name in the class above it.
     @update_ff
-    def clock() -> None:
+    def clock_all() -> None:
       if not me._copies:
         start()
       for copy in me._copies:
