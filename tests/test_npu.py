@@ -65,7 +65,7 @@ def test_one_block_functional( block, images ):
 #-------------------------------------------------------------------------
 
 TIMINGS: list[dict[str, Any]] = [
-  { "latency": 1 }, { "latency": 200 }, { "bandwidth": 0.3 }, { "stall_seed": 1 },
+  { "latency": 1 }, { "latency": 200 }, { "bandwidth": 0.25 }, { "stall_seed": 1 },
   { "latency": 13, "bandwidth": 0.66, "stall_seed": 2 } ]
 
 @pytest.mark.parametrize( "level", ( "fl", "cl", "verilog" ) )
