@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymtl3 import Bits, Component, connect, update_ff
+from pymtl3 import Bits, Component, Wire, connect, update, update_ff
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
@@ -91,13 +91,23 @@ class Agent( Component ):
   def start( s ) -> None:
     """Run `process` from the next reset on."""
     s.running: Process | None = None
+    s.clock   = Wire()
+    s.stepped = 0     # the clock of the last step
 
     @update_ff
-    def ff_process() -> None:
-      if s.reset:
-        s.running = s.process()
-      elif s.running is not None:
-        next( s.running )
+    def ff_clock() -> None:
+      s.clock <<= ~s.clock
+
+    # After all boxes have moved: the order of blocks at a clock edge differs from one Python process to the
+    # next, and with it the cycles would. A combinational block may run more than once in a cycle.
+    @update
+    def up_process() -> None:
+      if s.stepped != s.clock:
+        s.stepped = int( s.clock )
+        if s.reset:
+          s.running = s.process()
+        elif s.running is not None:
+          next( s.running )
 
   def process( s ) -> Process:
     """The component's behaviour; a subclass defines it."""

@@ -401,8 +401,10 @@ def cycle_summary( session: Session ) -> list[tuple[str, str]]:
     return []
   decode = s.decode_cycles
   each   = f", then {sum( decode ) / len( decode ):,.0f} a token" if decode else ""
+  timeless = [ name for name, level in ( session.levels or {} ).items() if level == "fl" ]
+  note     = f" (not the hardware's: {', '.join( timeless )} at fl)" if timeless else ""
   return [ ( "cycles", f"{s.cycles:,}: {s.prefill_cycles:,} to the first token{each}; "
-                       f"{100 * s.mac_utilization:.1f} % of the multipliers used" ) ]
+                       f"{100 * s.mac_utilization:.1f} % of the multipliers used{note}" ) ]
 
 def time_summary( session: Session, done: Generation ) -> str:
   """Seconds of simulation."""

@@ -6,6 +6,7 @@ The model is a small random one on edge4, so that a run is some thousand cycles.
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from npu.mailbox import Flag, Word
 from npu.progress import Pace, Plan, ProgressLine, duration, instructions_of, steps
 from npu.runtime import Sampling, Session, SimOptions, TextCodec, level_name, parse_levels
 from npu.simulation import BLOCKS
-from tests.helpers import CliResult, cli_error, files, mk_checkpoint, run_cli
+from tests.helpers import CliResult, cli_command, cli_environment, cli_error, files, mk_checkpoint, run_cli
 
 PROMPT = "abc"        # three tokens of three rows
 
@@ -90,6 +91,16 @@ def test_a_run_at_every_level( model, image, functional, level, args ):
     assert sum( found[f"{key}_by"].values() ) == found[key] > 0
   # What a weight stream has is read as often at every level.
   assert found["dram_bytes_read_by"]["weights"] < functional["dram_bytes_read"] < 2 * found["dram_bytes_read"]
+
+@pytest.mark.level( "cl" )
+@pytest.mark.parametrize( "levels", ( "mac_array=cl", "vector_unit=fl", "attention_engine=fl" ) )
+def test_cycles_are_the_same_in_every_process( model, image, levels ):
+  """PyMTL3 orders the blocks of a clock edge by their hash."""
+  command = cli_command( "run", model, "--image", image, "--prompt", "abc", "--max-new-tokens", 1, "--levels", levels,
+                         "--json", "-" )
+  found = [ json.loads( subprocess.run( command, env=cli_environment( PYTHONHASHSEED=seed ), capture_output=True,
+                                        check=True ).stdout ) for seed in ( "1", "2", "3" ) ]
+  assert len( { str( { key: value for key, value in report.items() if "cycles" in key } ) for report in found } ) == 1
 
 def scores( image: Path, levels: str ) -> np.ndarray:
   """Logits of every position of PROMPT, as bits."""
