@@ -22,7 +22,10 @@ import typer
 ROOT    = Path( __file__ ).resolve().parent.parent
 FOLDERS = ( "npu", "fl", "cl", "rtl_models", "translation", "tests" )
 FILES   = ( "conftest.py", "setup.cfg", "pyproject.toml" )
-BLOCKS  = ( "mac_array", "vector_unit", "attention_engine", "controller" )   # in tests/mutation_tables
+# The blocks in tests/mutation_tables, with their suites.
+BLOCKS  = { "mac_array": "test_mac_array.py", "vector_unit": "test_vector_unit.py",
+            "attention_engine": "test_attention_engine.py", "controller": "test_controller.py",
+            "memory_hub": "test_memory.py" }
 
 def survives( block: str, table: ModuleType, mutation: tuple[str, str, str, str], folder: Path ) -> str:
   """Why the mutation counts as unnoticed; empty if the suite failed, as it should."""
@@ -41,7 +44,7 @@ def survives( block: str, table: ModuleType, mutation: tuple[str, str, str, str]
   target.write_text( text.replace( before, after ) )
   environment = { **os.environ, "PYTHONPATH": str( tree ), "NPU_CACHE_DIR": str( folder / "cache" ),
                   "NPU_X_INITIAL": "zeros" }
-  done = subprocess.run( [ sys.executable, "-m", "pytest", f"tests/test_{block}.py", "-x", "-q",
+  done = subprocess.run( [ sys.executable, "-m", "pytest", f"tests/{BLOCKS[block]}", "-x", "-q",
                            "-p", "no:cacheprovider", "--level=verilog", "-k", table.SELECTED ],
                          cwd=tree, env=environment, capture_output=True, text=True, check=False )
   # 1: tests failed. Anything else than that is no verdict on the mutation.
