@@ -30,7 +30,7 @@ from fl.attention_engine import (
   scores,
 )
 from fl.vector_unit import ceil_to_integer
-from npu.config import CHUNK, LINE_BYTES, ceil_div
+from npu.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, ceil_div
 from npu.footprint import kv_layout
 from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 from npu.numerics.block_float import unpack
@@ -41,7 +41,6 @@ MAX_BURST      = 16    # beats
 COMMANDS       = 2     # accepted commands that wait
 CHECK_CYCLES   = 13    # from a command's first cycle in the check to its answer: 8 of them divide
 ROWS_AHEAD     = 4     # scratchpad rows asked for before their use
-ROWS_PER_TOKEN = 8     # query rows of a sweep, per token row of the largest pass
 CHUNKS         = 4     # between the first that is read and the last that is written
 KEPT           = 2     # chunks in the buffer
 # Steps from the issue until a row's sum is complete, an output so far is needed, the write port.

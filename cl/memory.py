@@ -54,10 +54,6 @@ class Stalls:
 # Hub
 #-------------------------------------------------------------------------
 
-def route_depth( cfg ):
-  """Bursts that may be under way: bursts of eight beats cover the memory's latency."""
-  return max( 16, cfg.derived.stream_beats // 8 )
-
 class Hub:
   """Arbitrates between clients; see `rtl_models.memory_hub.MemoryHubRTL`.
 
@@ -74,7 +70,7 @@ class Hub:
   """
 
   def __init__( self, cfg ):
-    self.depth = route_depth( cfg )
+    self.depth = cfg.derived.stream_bursts
     self.reset()
 
   def reset( self ):

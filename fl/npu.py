@@ -6,7 +6,6 @@ model of the machine: what it computes, every other level computes, bit for bit.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +73,6 @@ class _WeightCache:
     """Forget what was unpacked from lines that are being written."""
     for key in [ k for k, ( a, b, _ ) in self.entries.items() if a < high and low < b ]:
       self.used -= self.entries.pop( key )[2].values.nbytes
-
-@lru_cache( maxsize=1 << 14 )
-def _decoded( data: bytes ) -> Instruction:
-  return decode( data )
 
 class NpuFL:
   """The NPU on a DRAM array.
@@ -152,7 +147,7 @@ class NpuFL:
       raise Fault( Error.BAD_DRAM )
     self.counters.dram_bytes_read += INSTRUCTION_BYTES
     try:
-      return _decoded( self.dram[start : start + INSTRUCTION_BYTES].tobytes() )
+      return decode( self.dram[start : start + INSTRUCTION_BYTES].tobytes() )
     except BadInstruction as e:
       raise Fault( e.error ) from None
 

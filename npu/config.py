@@ -14,7 +14,8 @@ from npu.errors import NpuError
 LINE_BYTES = 64   # DRAM addresses in instructions count lines of 64 bytes: the largest beat (n = 16)
 CHUNK      = 16   # keys per attention chunk, whatever n is: it is part of the arithmetic
 
-MAX_HEAD_DIM = 128   # the attention engine's buffers hold 16 keys and values of so many elements
+MAX_HEAD_DIM   = 128   # the attention engine's buffers hold 16 keys and values of so many elements
+ROWS_PER_TOKEN = 8     # query rows that a sweep of the attention engine takes, per token row of the largest pass
 
 def clog2( x: int ) -> int:
   """Smallest b with 2**b >= x, for x >= 1."""
@@ -103,6 +104,8 @@ class Derived:
     self.burst_len_bits = clog2( self.burst_beats + 1 )
     # Beats that a stream may have under way: enough to hide the latency behind bursts of 16.
     self.stream_beats   = 1 << clog2( cfg.dram_latency + 24 )
+    # Bursts that the memory hub may have under way: bursts of eight beats hide the latency.
+    self.stream_bursts  = max( 16, self.stream_beats // 8 )
     self.spad_rows      = cfg.spad_bytes // self.beat_bytes
     self.spad_addr_bits = clog2( self.spad_rows )
     self.row_count_bits = clog2( cfg.m_max + 1 )

@@ -15,6 +15,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from math import copysign, isinf
 from typing import TYPE_CHECKING
 
@@ -296,8 +297,9 @@ def encode( instruction: Instruction ) -> bytes:
     words[f.word] |= _to_bits( f, instruction.operands.get( f.name, 0 ) ) << f.low
   return struct.pack( "<8I", *words )
 
+@lru_cache( maxsize=1 << 14 )
 def decode( data: bytes ) -> Instruction:
-  """The instruction in 32 bytes.
+  """The instruction in 32 bytes; the same object for the same bytes, as simulators meet them again and again.
 
   Raises
   ------

@@ -8,7 +8,6 @@ has taken, and `ProgressLine` shows it.
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,6 @@ from npu.isa import INSTRUCTION_BYTES, BadInstruction, Instruction, Status, Unit
 from npu.mailbox import MAILBOX_WORDS, Mailbox, Word
 
 OnProgress = Callable[[int, int], None]       # cycle of the run, and the instruction that is dealt with
-
-@lru_cache( maxsize=1 << 14 )
-def _decoded( code: bytes ) -> Instruction:
-  return decode( code )
 
 def steps( dram: NDArray[np.uint8], words: NDArray[np.uint8] ) -> Iterator[tuple[int, Instruction, Registers]]:
   """The instructions of a run in their order: (pc, instruction, registers before it), those included whose condition
@@ -49,7 +44,7 @@ def steps( dram: NDArray[np.uint8], words: NDArray[np.uint8] ) -> Iterator[tuple
       start = r.program * LINE_BYTES + r.pc * INSTRUCTION_BYTES
       if r.pc >= r.program_count:
         return
-      pc, i = r.pc, _decoded( dram[start : start + INSTRUCTION_BYTES].tobytes() )
+      pc, i = r.pc, decode( dram[start : start + INSTRUCTION_BYTES].tobytes() )
       yield pc, i, r
       if i.format.unit == Unit.CTRL and holds( int( i.cond ), r ):
         status = control( i, r, {} )      # type: ignore[arg-type]

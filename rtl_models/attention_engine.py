@@ -17,7 +17,7 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
+from npu.config import ROWS_PER_TOKEN, clog2
 from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 from rtl_models.address_nest import COUNT_BITS, AddressNest
 from rtl_models.attention_accumulators import AttentionAccumulators
@@ -27,7 +27,7 @@ from rtl_models.attention_chunks import AttentionChunks
 from rtl_models.attention_output import AttentionOutput
 from rtl_models.attention_rows import AttentionRows
 from rtl_models.attention_sequence import AttentionSequence, mk_chunk
-from rtl_models.attention_shape import ROWS_PER_TOKEN, AttentionShape
+from rtl_models.attention_shape import AttentionShape
 from rtl_models.attention_softmax import AttentionSoftmax
 from rtl_models.attention_stream import AttentionStream
 from rtl_models.attention_tiles import AttentionTiles, mk_tile
@@ -160,6 +160,7 @@ class AttentionEngineRTL( Component ):
     # Sizes, in scratchpad rows and in beats. A line has as many beats as a chunk has key tiles.
 
     line_bits = clog2( d.beats_per_line )
+    lg_token  = clog2( ROWS_PER_TOKEN )
     s.dims        = Wire( dim_bits )      # scratchpad rows of a head
     s.split       = Wire()                # a KV head's query rows need several sweeps
     s.sweeps      = Wire( 6 )
@@ -191,7 +192,7 @@ class AttentionEngineRTL( Component ):
         s.split       <<= s.c_rows > all_rows
         s.sweeps      <<= 1
         if s.c_rows > all_rows:
-          s.sweeps <<= trunc( ( zext( s.group, 9 ) + ( ROWS_PER_TOKEN - 1 ) ) >> 3, 6 )
+          s.sweeps <<= trunc( ( zext( s.group, 9 ) + ( ROWS_PER_TOKEN - 1 ) ) >> lg_token, 6 )
 
     # Addresses and strides are kept in the scratchpad's width: the check has seen the range.
     s.src_stride = Wire( SPAD )

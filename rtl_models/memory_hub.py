@@ -155,7 +155,7 @@ class MemoryHubRTL( Component ):
 
   def construct( s, cfg ):
     d     = cfg.derived
-    depth = max( 16, d.stream_beats // 8 )     # bursts under way
+    depth = d.stream_bursts
     s.set_metadata( VerilogTranslationPass.explicit_module_name,
                     f"{module_name( 'MemoryHubRTL', cfg )}_d{depth}" )
     BEAT  = mk_bits( d.beat_bits )

@@ -15,7 +15,7 @@ from pymtl3 import Component
 
 from fl.attention_engine import EXPONENT_BYTES, AttentionEngineFL, check, instruction_of
 from fl.npu import NpuFL
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, NpuConfig, ceil_div
 from npu.isa import Error
 from npu.kv_cache import KvLayout
 from npu.messages import Ack, Done, mk_attend_cmd
@@ -25,8 +25,6 @@ from translation.simulate import mk_dut, run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 LOG2_E = 1.4426950408889634
-
-ROWS_PER_TOKEN = 8    # of the RTL, see `sweeps_of`
 
 def block( level: str ) -> Any:
   """The component of that level; a level is imported only if it is used."""

@@ -112,6 +112,15 @@ class Design:
   ports: tuple[Port, ...]
   interface: Mapping[str, Any]
 
+  @property
+  def widths( self ) -> list[int]:
+    """Bits of each port."""
+    return [ p.Type.nbits for p in self.ports ]
+
+  def places( self, is_input: bool ) -> dict[int, Port]:
+    """The inputs or the outputs, by their place among all ports."""
+    return { i: p for i, p in enumerate( self.ports ) if p.is_input == is_input }
+
   def library( self, trace: bool = False ) -> Path:
     """The compiled library, with or without waveforms."""
     return verilator.compile_model( self.top, self.source, [ p.verilog for p in self.ports ], trace )
@@ -182,32 +191,16 @@ class Verilated( Component ):
   """A Verilated design with the ports of the RTL block, in a PyMTL3 simulation."""
 
   def construct( s, design: Design, library: Path, x_initial: str, seed: int ) -> None:
-    inputs   = [ p for p in design.ports if p.is_input ]
-    outputs  = [ p for p in design.ports if not p.is_input ]
+    inputs   = design.places( True )
+    outputs  = design.places( False )
     n_in     = len( inputs )
     n_out    = len( outputs )
-    widths   = [ p.Type.nbits for p in design.ports ]
-    in_port  = [ design.ports.index( p ) for p in inputs ]
-    out_port = [ design.ports.index( p ) for p in outputs ]
-    to_int   = [ _bits_to_int if is_bitstruct_class( p.Type ) else int for p in inputs ]
-    from_int = [ _bits_from_int( p.Type ) for p in outputs ]
+    to_int   = [ _bits_to_int if is_bitstruct_class( p.Type ) else int for p in inputs.values() ]
+    from_int = [ _bits_from_int( p.Type ) for p in outputs.values() ]
+    in_port, out_port = list( inputs ), list( outputs )
 
-    s._design, s._widths, s._x_initial, s._seed = design, widths, x_initial, seed
-    model = s._model = [ verilator.Model( library, widths, x_initial, seed ) ]
-
-    # Interface
-
-    for name, recipe in design.interface.items():
-      setattr( s, name, _follow( recipe ) )
-
-    # Connections
-
-    s.ins  = [ Wire( p.Type ) for p in inputs ]
-    s.outs = [ Wire( p.Type ) for p in outputs ]
-    for wire, port in zip( s.ins, inputs, strict=True ):
-      connect( wire, _at( s, port.place ) )
-    for wire, port in zip( s.outs, outputs, strict=True ):
-      connect( wire, _at( s, port.place ) )
+    model = s._mk_model( design, library, x_initial, seed )
+    s._mk_ports( design )
 
     # Logic
 
@@ -225,10 +218,26 @@ class Verilated( Component ):
     def clock() -> None:
       model[0].tick()
 
+  def _mk_model( s, design: Design, library: Path, x_initial: str, seed: int ) -> list[verilator.Model]:
+    """The model, in a list so that `trace_to` can exchange it."""
+    s._design, s._x_initial, s._seed = design, x_initial, seed
+    s._model = [ verilator.Model( library, design.widths, x_initial, seed ) ]
+    return s._model
+
+  def _mk_ports( s, design: Design ) -> None:
+    """The interface, and a wire for every port of it: `ins` and `outs`."""
+    for name, recipe in design.interface.items():
+      setattr( s, name, _follow( recipe ) )
+    s.ins  = [ Wire( p.Type ) for p in design.places( True ).values() ]
+    s.outs = [ Wire( p.Type ) for p in design.places( False ).values() ]
+    for wires, ports in ( ( s.ins, design.places( True ) ), ( s.outs, design.places( False ) ) ):
+      for wire, port in zip( wires, ports.values(), strict=True ):
+        connect( wire, _at( s, port.place ) )
+
   def trace_to( s, path: Path ) -> None:
     """Start the model again, now with a waveform of everything inside, in the file `path`."""
     s._model[0].close()
-    s._model[0] = verilator.Model( s._design.library( trace=True ), s._widths, s._x_initial, s._seed, path )
+    s._model[0] = verilator.Model( s._design.library( trace=True ), s._design.widths, s._x_initial, s._seed, path )
 
   def close( s ) -> None:
     """Free the model and finish its waveform. The component is of no use afterwards."""
@@ -248,30 +257,13 @@ class Registered( Verilated ):
   """
 
   def construct( s, design: Design, library: Path, x_initial: str, seed: int ) -> None:
-    inputs   = [ p for p in design.ports if p.is_input ]
-    outputs  = [ p for p in design.ports if not p.is_input ]
+    outputs  = design.places( False )
     n_out    = len( outputs )
-    widths   = [ p.Type.nbits for p in design.ports ]
-    in_port  = [ design.ports.index( p ) for p in inputs ]
-    out_port = [ design.ports.index( p ) for p in outputs ]
-    from_int = [ _bits_from_int( p.Type ) for p in outputs ]
+    from_int = [ _bits_from_int( p.Type ) for p in outputs.values() ]
+    in_port, out_port = list( design.places( True ) ), list( outputs )
 
-    s._design, s._widths, s._x_initial, s._seed = design, widths, x_initial, seed
-    model = s._model = [ verilator.Model( library, widths, x_initial, seed ) ]
-
-    # Interface
-
-    for name, recipe in design.interface.items():
-      setattr( s, name, _follow( recipe ) )
-
-    # Connections
-
-    s.ins  = [ Wire( p.Type ) for p in inputs ]
-    s.outs = [ Wire( p.Type ) for p in outputs ]
-    for wire, port in zip( s.ins, inputs, strict=True ):
-      connect( wire, _at( s, port.place ) )
-    for wire, port in zip( s.outs, outputs, strict=True ):
-      connect( wire, _at( s, port.place ) )
+    model = s._mk_model( design, library, x_initial, seed )
+    s._mk_ports( design )
 
     # State: copiers of inputs, the last outputs, and the cycle
 
@@ -287,7 +279,7 @@ class Registered( Verilated ):
     def check() -> None:
       for i in range( n_out ):
         if model[0].read( out_port[i] ) != me._last[i]:
-          raise NpuError( f"{design.top}: output {outputs[i].place} follows an input within a cycle" )
+          raise NpuError( f"{design.top}: output {outputs[out_port[i]].place} follows an input within a cycle" )
 
     # Logic
 
