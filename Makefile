@@ -45,7 +45,7 @@ test-all:  $(VENV)/.test ## run all tests, check generated pages, break the RTL 
 	$(CACHED) $(PY) -m npu.docs --check
 	$(CACHED) $(PY) -m tests.cycles --check
 	$(CACHED) $(PY) -m tests.cycles --check --level verilog
-	$(CACHED) $(PY) -m tests.mutations
+	$(CACHED) $(PY) -m tests.mutations --workers $(WORKERS)
 
 lint:      $(VENV)/.lint ## check style (ruff) and types (mypy)
 	$(PY) -m ruff check .

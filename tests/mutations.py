@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,12 +27,20 @@ BLOCKS  = { "mac_array": "test_mac_array.py", "vector_unit": "test_vector_unit.p
             "attention_engine": "test_attention_engine.py", "controller": "test_controller.py",
             "memory_hub": "test_memory.py" }
 
-def survives( block: str, table: ModuleType, mutation: tuple[str, str, str, str], folder: Path ) -> str:
+Mutation = tuple[str, str, str, str]     # name, file, what becomes what
+
+def table( block: str ) -> Any:
+  """A block's module in tests/mutation_tables."""
+  return importlib.import_module( f"tests.mutation_tables.{block}" )
+
+def survives( block: str, mutation: Mutation, cache: Path ) -> str:
   """Why the mutation counts as unnoticed; empty if the suite failed, as it should."""
+  with tempfile.TemporaryDirectory( prefix="npu-mutation-" ) as folder:
+    return survives_in( Path( folder ), block, mutation, cache )
+
+def survives_in( tree: Path, block: str, mutation: Mutation, cache: Path ) -> str:
+  """The same, with the changed copy in an empty folder."""
   _, file, before, after = mutation
-  tree = folder / "tree"
-  shutil.rmtree( tree, ignore_errors=True )
-  tree.mkdir()
   for name in FOLDERS:
     shutil.copytree( ROOT / name, tree / name, ignore=shutil.ignore_patterns( "__pycache__" ) )
   for name in FILES:
@@ -42,28 +50,30 @@ def survives( block: str, table: ModuleType, mutation: tuple[str, str, str, str]
   if before not in text:
     return "does not apply any more"
   target.write_text( text.replace( before, after ) )
-  environment = { **os.environ, "PYTHONPATH": str( tree ), "NPU_CACHE_DIR": str( folder / "cache" ),
+  environment = { **os.environ, "PYTHONPATH": str( tree ), "NPU_CACHE_DIR": str( cache ),
                   "NPU_X_INITIAL": "zeros" }
   done = subprocess.run( [ sys.executable, "-m", "pytest", f"tests/{BLOCKS[block]}", "-x", "-q",
-                           "-p", "no:cacheprovider", "--level=verilog", "-k", table.SELECTED ],
+                           "-p", "no:cacheprovider", "--level=verilog", "-k", table( block ).SELECTED ],
                          cwd=tree, env=environment, capture_output=True, text=True, check=False )
   # 1: tests failed. Anything else than that is no verdict on the mutation.
   if done.returncode == 1 and " failed" in done.stdout:
     return ""
   return "survived" if done.returncode == 0 else f"pytest ended with {done.returncode}"
 
-def main( block: Annotated[str | None, typer.Argument( help="Only this block's." )] = None ) -> None:
+def main( block: Annotated[str | None, typer.Argument( help="Only this block's." )] = None,
+          workers: Annotated[int, typer.Option( min=1, help="Mutations at a time." )] = 2 ) -> None:
   """Apply every mutation and report."""
+  if block is not None and block not in BLOCKS:
+    raise typer.BadParameter( f"there is no block {block!r}; choose one of {', '.join( BLOCKS )}" )
+  jobs = [ ( name, mutation ) for name in ( BLOCKS if block is None else [ block ] )
+           for mutation in table( name ).MUTATIONS ]
   bad = 0
-  with tempfile.TemporaryDirectory( prefix="npu-mutations-" ) as folder:
-    for name in BLOCKS:
-      if block not in ( None, name ):
-        continue
-      table = importlib.import_module( f"tests.mutation_tables.{name}" )
-      for mutation in table.MUTATIONS:
-        problem = survives( name, table, mutation, Path( folder ) )
-        bad += bool( problem )
-        print( f"{'NOT NOTICED' if problem else 'noticed':12} {name}: {mutation[0]} {problem}", flush=True )
+  with tempfile.TemporaryDirectory( prefix="npu-mutations-" ) as cache, ThreadPoolExecutor( workers ) as pool:
+    problems = pool.map( lambda job: survives( job[0], job[1], Path( cache ) ), jobs )
+    for ( name, mutation ), problem in zip( jobs, problems, strict=True ):
+      bad += bool( problem )
+      print( f"{'NOT NOTICED' if problem else 'noticed':12} {name}: {mutation[0]} {problem}".rstrip(), flush=True )
+  print( f"{len( jobs ) - bad} of {len( jobs )} noticed" )
   if bad:
     raise typer.Exit( 1 )
 
