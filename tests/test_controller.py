@@ -931,6 +931,12 @@ def fuzz( level: str, n: int, examples: int ) -> None:
     check( level, n, Programmer( seed, cfg ).case(), timing, seed=seed & 0xFFFF )
   run()
 
+@pytest.mark.parametrize( "level", LEVELS )
+def test_a_fetch_outlasts_its_run( level ):
+  """A run of 16 instructions per beat ends in three cycles; the memory grants what was asked for ahead later."""
+  timing = Timing( latency=53, gap=2, stall_seed=40, work=3, seed=91 )
+  check( level, 16, Programmer( 900, PRESETS["edge16"] ).case(), timing, seed=900 )
+
 @pytest.mark.parametrize( ( "level", "n", "examples" ), [
   ( "fl", 4, 12 ), ( "fl", 16, 6 ), ( "cl", 4, 30 ), ( "cl", 8, 20 ), ( "cl", 16, 20 ), ( "rtl", 4, 5 ),
   ( "verilog", 4, 50 ), ( "verilog", 8, 20 ), ( "verilog", 16, 20 ) ] )
