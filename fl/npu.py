@@ -4,6 +4,7 @@
 model of the machine: what it computes, every other level computes, bit for bit.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from fl import attention_engine, controller, mac_array, vector_unit
 from fl.controller import Fault, Registers
 from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import gemm_layout, kv_layout
+from npu.footprint import gemm_layout, kv_layout, kv_sweeps
 from npu.isa import (
   INSTRUCTION_BYTES,
   BadInstruction,
@@ -35,13 +36,21 @@ TokenCallback = Callable[[int], None]
 
 @dataclass
 class Counters:
-  """What a run did: multiply-accumulates, DRAM bytes in whole beats, instructions fetched.
+  """What runs did.
 
-  GEMMs count their padded dimensions, attention the keys that a row may see.
+  Attributes
+  ----------
+  macs
+    Multiply-accumulates: padded dimensions of GEMMs, keys that rows may see in attention.
+  dram_bytes_read, dram_bytes_written
+    By the memory hub's client, in whole beats. `load`, `kv` and `weights`, `store` and `kv_wr` are as at every level;
+    `fetch` is instructions and token numbers only: a machine with a clock also reads ahead, and the mailbox.
+  instructions
+    Fetched.
   """
   macs: int = 0
-  dram_bytes_read: int = 0
-  dram_bytes_written: int = 0
+  dram_bytes_read: Counter[str] = field( default_factory=lambda: Counter( fetch=0, load=0, kv=0, weights=0 ) )
+  dram_bytes_written: Counter[str] = field( default_factory=lambda: Counter( store=0, kv_wr=0 ) )
   instructions: int = 0
 
 @dataclass( frozen=True )
@@ -145,7 +154,7 @@ class NpuFL:
     start = self.r.program * LINE_BYTES + self.r.pc * INSTRUCTION_BYTES
     if start + INSTRUCTION_BYTES > self.r.lines * LINE_BYTES:
       raise Fault( Error.BAD_DRAM )
-    self.counters.dram_bytes_read += INSTRUCTION_BYTES
+    self.counters.dram_bytes_read["fetch"] += INSTRUCTION_BYTES
     try:
       return decode( self.dram[start : start + INSTRUCTION_BYTES].tobytes() )
     except BadInstruction as e:
@@ -208,7 +217,7 @@ class NpuFL:
   def do_load( self, i: Instruction, rows: int, off: int ) -> None:
     lines = [ int( i.dram ) + ( off + r ) * int( i.row_lines ) for r in range( rows ) ]
     self.write( i.dst, i.dst_stride, np.stack( [ self.words( a, int( i.length ) ) for a in lines ] ) )
-    self.counters.dram_bytes_read += rows * self.beat_bytes( i.length )
+    self.counters.dram_bytes_read["load"] += rows * self.beat_bytes( i.length )
 
   def do_embed( self, i: Instruction, rows: int, off: int ) -> None:
     tokens = self.tokens()[self.r.pos : self.r.pos + rows]
@@ -216,7 +225,9 @@ class NpuFL:
       raise Fault( Error.BAD_TOKEN )
     lines = [ int( i.dram ) + int( t ) * int( i.row_lines ) for t in tokens ]
     self.write( i.dst, i.dst_stride, np.stack( [ self.words( a, int( i.length ) ) for a in lines ] ) )
-    self.counters.dram_bytes_read += rows * ( self.beat_bytes( i.length ) + self.beat_bytes( 1 ) )
+    skipped = self.r.pos % self.cfg.n       # tokens before the first one in its beat
+    self.counters.dram_bytes_read["fetch"] += self.beat_bytes( skipped + rows )
+    self.counters.dram_bytes_read["load"]  += rows * self.beat_bytes( i.length )
 
   def do_store( self, i: Instruction, rows: int, off: int ) -> None:
     data = self.read( i.src, rows, i.src_stride, int( i.length ) )
@@ -224,7 +235,7 @@ class NpuFL:
       line = int( i.dram ) + ( off + r ) * int( i.row_lines )
       self.words( line, int( i.length ) )[:] = data[r]
       self._cache.drop( line, line + ceil_div( 4 * int( i.length ), LINE_BYTES ) )
-    self.counters.dram_bytes_written += rows * self.beat_bytes( i.length )
+    self.counters.dram_bytes_written["store"] += rows * self.beat_bytes( i.length )
 
   #-----------------------------------------------------------------------
   # MAC array
@@ -239,7 +250,7 @@ class NpuFL:
     y     = mac_array.gemm( layout, self.weights( i ), lanes, residual )
     self.write( i.dst, i.dst_stride, bits( y ) )
     self.counters.macs += rows * layout.k * layout.cols
-    self.counters.dram_bytes_read += layout.total_bytes
+    self.counters.dram_bytes_read["weights"] += layout.total_bytes
 
   def weights( self, i: Instruction ) -> Weights:
     """The weight stream of a GEMM, unpacked, from the cache if it is there."""
@@ -285,5 +296,6 @@ class NpuFL:
     self.write( i.dst, i.dst_stride, bits( out.reshape( rows, -1 ) ) )
     keys = sum( self.r.pos + r + 1 for r in range( rows ) )
     self.counters.macs += 2 * heads * dim * keys
-    self.counters.dram_bytes_read += kv * chunks * ( 4 * CHUNK * dim + self.beat_bytes( 2 * CHUNK // 4 ) )
-    self.counters.dram_bytes_written += rows * kv * 2 * ( 2 * dim + self.cfg.derived.beat_bytes )
+    sweeps = kv_sweeps( self.cfg, rows, heads // kv )
+    self.counters.dram_bytes_read["kv"] += sweeps * kv * chunks * layout.chunk_lines * LINE_BYTES
+    self.counters.dram_bytes_written["kv_wr"] += rows * kv * 2 * ( 2 * dim + self.cfg.derived.beat_bytes )

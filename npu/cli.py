@@ -132,22 +132,23 @@ def run_report( session: Session, text: str, done: Generation ) -> dict[str, Any
            "prompt_tokens": len( done.prompt_tokens ),
            "prompt_token_ids": done.prompt_tokens, "tokens": done.tokens, "text": text,
            "status": done.status.name.lower(), **cycle_report( session ), "macs": c.macs,
-           "dram_bytes_read": c.dram_bytes_read, "dram_bytes_written": c.dram_bytes_written,
+           "dram_bytes_read": c.dram_bytes_read.total(), "dram_bytes_written": c.dram_bytes_written.total(),
+           "dram_bytes_read_by": c.dram_bytes_read, "dram_bytes_written_by": c.dram_bytes_written,
            "instructions": c.instructions, "wall_seconds": round( done.wall_seconds, 3 ),
            "first_token_seconds": round( done.first_token_seconds, 3 ) }
 
 CYCLE_KEYS = ( "cycles", "prefill_cycles", "decode_cycles", "mac_utilization", "busy_cycles", "stall_cycles",
-               "dispatch_wait_cycles", "dram_bytes_read_by", "dram_bytes_written_by" )
+               "dispatch_wait_cycles" )
 
 def cycle_report( session: Session ) -> dict[str, Any]:
-  """The part of the JSON that a clock tells: cycles, where they went, traffic by the memory hub's client."""
+  """The part of the JSON that a clock tells: cycles, and where they went."""
   s = session.stats
   if s is None:
     return dict.fromkeys( CYCLE_KEYS )
   values = ( s.cycles, s.prefill_cycles, s.decode_cycles, round( s.mac_utilization, 6 ),
              { name: u.busy for name, u in s.units.items() },
              { name: dict( sorted( u.stalls.items() ) ) for name, u in s.units.items() },
-             s.dispatch_waits, s.dram_bytes_read, s.dram_bytes_written )
+             s.dispatch_waits )
   return dict( zip( CYCLE_KEYS, values, strict=True ) )
 
 STATUS_TEXT = { Status.EOS: "the model ended its text", Status.LIMIT: "token limit reached",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from npu.config import LINE_BYTES, NpuConfig, ceil_div
+from npu.config import LINE_BYTES, ROWS_PER_TOKEN, NpuConfig, ceil_div
 from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction
 from npu.kv_cache import KvLayout
 from npu.weight_stream import StreamLayout
@@ -29,6 +29,11 @@ def gemm_layout( cfg: NpuConfig, i: Instruction ) -> StreamLayout:
 def kv_layout( i: Instruction ) -> KvLayout:
   """The cache of the layer that an ATTEND works on."""
   return KvLayout( int( i.length ), int( i.kv_heads ), int( i.chunks ) )
+
+def kv_sweeps( cfg: NpuConfig, rows: int, group: int ) -> int:
+  """How often an ATTEND of so many rows, with `group` query heads per KV head, streams the cache: the attention engine
+  has room for ROWS_PER_TOKEN * m_max query rows."""
+  return 1 if rows * group <= ROWS_PER_TOKEN * cfg.m_max else ceil_div( group, ROWS_PER_TOKEN )
 
 def segment_rows( cfg: NpuConfig, i: Instruction ) -> int:
   """Scratchpad rows of one segment; ROPE keeps its halves in whole rows."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -365,8 +366,8 @@ class Session:
     if isinstance( self.npu, NpuFL ):
       return self.npu.counters
     assert self.stats
-    return Counters( self.stats.macs, sum( self.stats.dram_bytes_read.values() ),
-                     sum( self.stats.dram_bytes_written.values() ), self._executed )
+    return Counters( self.stats.macs, Counter( self.stats.dram_bytes_read ), Counter( self.stats.dram_bytes_written ),
+                     self._executed )
 
   def check_prompt( self, tokens: list[int], max_new_tokens: int = 1 ) -> None:
     """As the function of this name."""

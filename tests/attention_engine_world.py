@@ -15,7 +15,8 @@ from pymtl3 import Component
 
 from fl.attention_engine import EXPONENT_BYTES, AttentionEngineFL, check, instruction_of
 from fl.npu import NpuFL
-from npu.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, NpuConfig, ceil_div
+from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.footprint import kv_sweeps
 from npu.isa import Error
 from npu.kv_cache import KvLayout
 from npu.messages import Ack, Done, mk_attend_cmd
@@ -239,7 +240,7 @@ class World:
         chunks = ceil_div( int( m.pos ) + int( m.rows ), CHUNK )
         rows   = 4 * CHUNK * int( m.length ) // d.beat_bytes
         line   = ceil_div( EXPONENT_BYTES, d.beat_bytes ) if level == "fl" else d.beats_per_line
-        sweeps = 1 if level == "fl" else sweeps_of( self.cfg, m )
+        sweeps = 1 if level == "fl" else kv_sweeps( self.cfg, int( m.rows ), int( m.heads ) // int( m.kv_heads ) )
         total += int( m.kv_heads ) * sweeps * chunks * ( line + rows )
     return total
 
@@ -255,11 +256,6 @@ class World:
     for name, value in changes.items():
       setattr( message, name, type( getattr( message, name ) )( value ) )
     return message
-
-def sweeps_of( cfg: NpuConfig, m: Any ) -> int:
-  """How often a command's cache is read: the engine holds 8 query rows per KV head and row of the largest pass."""
-  group = int( m.heads ) // int( m.kv_heads )
-  return 1 if int( m.rows ) * group <= ROWS_PER_TOKEN * cfg.m_max else ceil_div( group, ROWS_PER_TOKEN )
 
 def cache_of( c: int, a: Attend ) -> int:
   """The number of command c's cache."""

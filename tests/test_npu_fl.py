@@ -612,36 +612,37 @@ def test_counters_of_one_token( images: Images, n: int, head: int ) -> None:
   gate_up = 192 // n * ( beat + 64 * n )
   down    = 64 // n * ( beat + 96 * n )
   logits  = tiles * ( beat + 64 * n )
-  norms   = 5 * 64 * 4
-  # One chunk of two KV heads in two layers: 16 rows of keys and 16 of values, and 32 bytes of exponents in
-  # whole beats.
-  cache   = 2 * 2 * ( 2 * 16 * 2 * head + max( beat, 32 ) )
-  # The embedding and its token's number, a row of the RoPE table.
-  inputs  = 64 * 4 + beat + max( beat, 4 * head // 2 )
+  # One chunk of two KV heads in two layers: a line of exponents, 16 rows of keys and 16 of values.
+  cache   = 2 * 2 * ( 64 + 2 * 16 * 2 * head )
+  # Five gains, the embedding, a row of the RoPE table.
+  loads   = 5 * 64 * 4 + 64 * 4 + max( beat, 4 * head // 2 )
   # PASS, EMBED, LOAD; 16 in each layer; 7 before the head, 3 in it; HALT and EMIT.
   fetched = 3 + 2 * 16 + 7 + 3 + 2
   c = s.npu.counters
   assert c.instructions == fetched
   assert c.macs == macs + attend
-  assert c.dram_bytes_read == 2 * ( qkv + o + gate_up + down ) + logits + norms + cache + inputs + 32 * fetched
+  # The token's number is fetched, too.
+  assert c.dram_bytes_read == { "weights": 2 * ( qkv + o + gate_up + down ) + logits, "load": loads, "kv": cache,
+                                "fetch": 32 * fetched + beat }
   # A key and a value row per KV head and layer, with its exponent a beat each.
-  assert c.dram_bytes_written == 2 * 2 * 2 * ( 2 * head + beat )
+  assert c.dram_bytes_written == { "kv_wr": 2 * 2 * 2 * ( 2 * head + beat ), "store": 0 }
 
 def test_counters_add_up_over_runs( images: Images ) -> None:
   """Storing logits writes a row of them more; a prefill pass reads weights once for all its rows."""
   s = images.session()
   s.load_prompt( TOKENS[:1] )
   s.ring( 1 )
-  first = s.npu.counters.dram_bytes_written
+  first = s.npu.counters.dram_bytes_written.total()
   s.load_prompt( TOKENS[:1] )
   s.ring( 1, Flag.LOGITS )
-  assert s.npu.counters.dram_bytes_written == 2 * first + 4 * 384
+  assert s.npu.counters.dram_bytes_written.total() == 2 * first + 4 * 384
   one, sixteen = images.session(), images.session()
   for t, tokens in ( ( one, TOKENS[:1] ), ( sixteen, TOKENS[:16] ) ):
     t.load_prompt( tokens )
     t.ring( 1 )
-  # 15 more embeddings with their tokens, and 15 more rows of the RoPE table.
-  assert sixteen.npu.counters.dram_bytes_read - one.npu.counters.dram_bytes_read == 15 * ( 256 + 64 + 64 )
+  # 15 more embeddings and rows of the RoPE table; the tokens are in one beat.
+  more = sixteen.npu.counters.dram_bytes_read - one.npu.counters.dram_bytes_read
+  assert more == { "load": 15 * ( 256 + 64 ) }
 
 #-------------------------------------------------------------------------
 # Mutated programs
