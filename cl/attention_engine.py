@@ -31,7 +31,7 @@ from fl.attention_engine import (
 )
 from fl.vector_unit import ceil_to_integer
 from npu.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, ceil_div
-from npu.footprint import kv_layout
+from npu.footprint import kv_layout, kv_sweeps
 from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 from npu.numerics.block_float import unpack
 from npu.numerics.fp32 import add_exponent, bits, fadd, fmul, i2f
@@ -119,7 +119,7 @@ class Chunk:
 def sweeps_of( cfg, i, rows, position ):
   """Lists of sweeps, by KV head."""
   group = int( i.heads ) // int( i.kv_heads )
-  most  = group if rows * group <= ROWS_PER_TOKEN * cfg.m_max else ROWS_PER_TOKEN
+  most  = group if kv_sweeps( cfg, rows, group ) == 1 else ROWS_PER_TOKEN
   return [ [ Sweep( i, rows, position, kv * group + h, min( most, group - h ), cfg.n )
              for h in range( 0, group, most ) ] for kv in range( int( i.kv_heads ) ) ]
 

@@ -43,8 +43,9 @@ class Counters:
   macs
     Multiply-accumulates: padded dimensions of GEMMs, keys that rows may see in attention.
   dram_bytes_read, dram_bytes_written
-    By the memory hub's client, in whole beats. `load`, `kv` and `weights`, `store` and `kv_wr` are as at every level;
-    `fetch` is instructions and token numbers only: a machine with a clock also reads ahead, and the mailbox.
+    By the memory hub's client, in whole beats. `load`, `kv` and `weights`, `store` and `kv_wr` are as at every level.
+    `fetch` is executed instructions and token numbers; with a clock, instructions are read ahead, and the mailbox is
+    read (`fetch`) and reported (`post`), too.
   instructions
     Fetched.
   """
