@@ -42,7 +42,7 @@ test:      $(VENV)/.test ## run the tests (WORKERS=2, ARGS="--level=cl -k mac_ar
 
 test-all:  $(VENV)/.test ## run all tests, check generated pages, break the RTL on purpose
 	$(CACHED) $(PY) -m pytest -n $(WORKERS) --nightly $(if $(ARGS),,$(EXPECT)) $(ARGS)
-	$(CACHED) $(PY) -m npu.docs --check
+	$(CACHED) $(PY) -m npu.tools.docs --check
 	$(CACHED) $(PY) -m tests.cycles --check
 	$(CACHED) $(PY) -m tests.cycles --check --level verilog
 	$(CACHED) $(PY) -m tests.mutations --workers $(WORKERS)
@@ -52,10 +52,10 @@ lint:      $(VENV)/.lint ## check style (ruff) and types (mypy)
 	$(PY) -m mypy
 
 bench:     $(VENV)/.setup ## measure speed and cycle counts
-	$(CACHED) $(PY) -m npu.bench $(ARGS)
+	$(CACHED) $(PY) -m npu.tools.bench $(ARGS)
 
 docs:      $(VENV)/.setup ## regenerate the generated parts of the documentation
-	$(CACHED) $(PY) -m npu.docs $(ARGS)
+	$(CACHED) $(PY) -m npu.tools.docs $(ARGS)
 
 clean:     ## remove caches and build products (.venv stays)
 	rm -rf build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

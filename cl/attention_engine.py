@@ -30,12 +30,12 @@ from fl.attention_engine import (
   scores,
 )
 from fl.vector_unit import ceil_to_integer
-from npu.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, ceil_div
-from npu.footprint import kv_layout, kv_sweeps
-from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
-from npu.numerics.block_float import unpack
-from npu.numerics.fp32 import add_exponent, bits, fadd, fmul, i2f
-from npu.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
+from npu.arch.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, ceil_div
+from npu.arch.footprint import kv_layout, kv_sweeps
+from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.numerics.block_float import unpack
+from npu.arch.numerics.fp32 import add_exponent, bits, fadd, fmul, i2f
+from npu.arch.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
 
 MAX_BURST      = 16    # beats
 COMMANDS       = 2     # accepted commands that wait

@@ -26,10 +26,10 @@ from fl.controller import (
   holds,
   offset,
 )
-from npu.config import LINE_BYTES, ceil_div
-from npu.isa import INSTRUCTION_BYTES, BadInstruction, Error, Rel, Status, Unit, decode
-from npu.mailbox import MAILBOX_WORDS, Mailbox, Word
-from npu.messages import (
+from npu.arch.config import LINE_BYTES, ceil_div
+from npu.arch.isa import INSTRUCTION_BYTES, BadInstruction, Error, Rel, Status, Unit, decode
+from npu.arch.mailbox import MAILBOX_WORDS, Mailbox, Word
+from npu.arch.messages import (
   Ack,
   Done,
   mk_attend_cmd,

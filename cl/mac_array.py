@@ -18,12 +18,12 @@ from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from fl.agent import from_lanes, to_lanes
 from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
-from npu.config import ceil_div
-from npu.footprint import gemm_layout
-from npu.isa import GemmFlag
-from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
-from npu.numerics.fp32 import bits, from_bits
-from npu.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
+from npu.arch.config import ceil_div
+from npu.arch.footprint import gemm_layout
+from npu.arch.isa import GemmFlag
+from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.arch.numerics.fp32 import bits, from_bits
+from npu.arch.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
 
 MAX_BURST  = 16    # beats
 COMMANDS   = 2     # commands that wait for the stream, and for the arithmetic

@@ -20,8 +20,8 @@ from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from cl.signals import mk_any, mk_sample
+from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from npu.errors import NpuError
-from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 
 READ_CLIENTS  = ( "fetch", "load", "kv", "weights" )     # in order of priority
 WRITE_CLIENTS = ( "post", "store", "kv_wr" )

@@ -21,10 +21,10 @@ from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from fl.agent import from_lanes, to_lanes
 from fl.vector_unit import check, execute, instruction_of, operands
-from npu.config import NpuConfig
-from npu.footprint import segment_rows
-from npu.isa import Instruction, mk
-from npu.messages import Ack, Done, mk_spad_write, mk_vector_cmd
+from npu.arch.config import NpuConfig
+from npu.arch.footprint import segment_rows
+from npu.arch.isa import Instruction, mk
+from npu.arch.messages import Ack, Done, mk_spad_write, mk_vector_cmd
 
 U32 = NDArray[np.uint32]
 

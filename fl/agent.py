@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pymtl3 import Bits, Component, Wire, connect, update, update_ff
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 
 Process = Generator[None, None, Any]
 

@@ -11,13 +11,13 @@ from pymtl3 import mk_bits
 
 from fl.agent import Agent, Process
 from fl.vector_unit import SCORE_LIMIT, ceil_to_integer
-from npu.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div
-from npu.footprint import bounds, footprint, kv_layout
-from npu.isa import Error, Instruction, mk
-from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
-from npu.numerics.block_float import lsb_exponent, quantize, unpack
-from npu.numerics.fp32 import BIAS, F32, I64, add_exponent, bits, f2i, fadd, fmul, from_bits, i2f
-from npu.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
+from npu.arch.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div
+from npu.arch.footprint import bounds, footprint, kv_layout
+from npu.arch.isa import Error, Instruction, mk
+from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.numerics.block_float import lsb_exponent, quantize, unpack
+from npu.arch.numerics.fp32 import BIAS, F32, I64, add_exponent, bits, f2i, fadd, fmul, from_bits, i2f
+from npu.arch.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
 
 NO_KEY    = -( 1 << 20 )    # running maximum before the first key: below every score
 MAX_DROP  = 511             # an exponent that falls this far is zero anyway

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pymtl3 import Bits1, Bits4, OutPort, mk_bits, update_ff
 
 from fl.agent import Agent, Process, from_lanes
-from npu.config import LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import bounds, footprint
-from npu.isa import (
+from npu.arch.config import LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.footprint import bounds, footprint
+from npu.arch.isa import (
   INSTRUCTION_BYTES,
   VECTOR_OP,
   BadInstruction,
@@ -24,8 +24,8 @@ from npu.isa import (
   Unit,
   decode,
 )
-from npu.mailbox import MAILBOX_WORDS, MAX_EOS, Flag, Mailbox, Word
-from npu.messages import (
+from npu.arch.mailbox import MAILBOX_WORDS, MAX_EOS, Flag, Mailbox, Word
+from npu.arch.messages import (
   Ack,
   Done,
   mk_attend_cmd,
@@ -48,7 +48,7 @@ class Fault( Exception ):
 @dataclass
 class Registers:
   """The controller's state during a run: what it took from the mailbox at the doorbell, and what moves."""
-  flags: int = 0         # options of the run, see npu.mailbox.Flag
+  flags: int = 0         # options of the run, see npu.arch.mailbox.Flag
   limit: int = 0         # tokens to produce
   eos: tuple[int, ...] = ()
   program: int = 0       # line of the first instruction

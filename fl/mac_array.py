@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from pymtl3 import Bits1, mk_bits
 
 from fl.agent import Agent, Process
-from npu.config import NpuConfig, ceil_div
-from npu.footprint import bounds, footprint, gemm_layout
-from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction, mk
-from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
-from npu.numerics.block_float import lsb_exponent, unpack as unpack_lanes
-from npu.numerics.fp32 import F32, I64, add_exponent, bits, fadd, fmul, from_bits, i2f
-from npu.numerics.small_float import BF16, FP16, SmallFloat, fields
-from npu.weight_stream import (
+from npu.arch.config import NpuConfig, ceil_div
+from npu.arch.footprint import bounds, footprint, gemm_layout
+from npu.arch.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction, mk
+from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write
+from npu.arch.numerics.block_float import lsb_exponent, unpack as unpack_lanes
+from npu.arch.numerics.fp32 import F32, I64, add_exponent, bits, fadd, fmul, from_bits, i2f
+from npu.arch.numerics.small_float import BF16, FP16, SmallFloat, fields
+from npu.arch.weight_stream import (
   ACTIVATION_BITS,
   FLOATING_MODES,
   GROUP_MODES,

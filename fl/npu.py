@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fl import attention_engine, controller, mac_array, vector_unit
 from fl.controller import Fault, Registers
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import gemm_layout, kv_layout, kv_sweeps
-from npu.isa import (
+from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.footprint import gemm_layout, kv_layout, kv_sweeps
+from npu.arch.isa import (
   INSTRUCTION_BYTES,
   BadInstruction,
   Error,
@@ -25,10 +25,10 @@ from npu.isa import (
   Unit,
   decode,
 )
-from npu.mailbox import Mailbox, Word
-from npu.numerics.block_float import unpack
-from npu.numerics.fp32 import bits, from_bits
-from npu.weight_stream import (
+from npu.arch.mailbox import Mailbox, Word
+from npu.arch.numerics.block_float import unpack
+from npu.arch.numerics.fp32 import bits, from_bits
+from npu.arch.weight_stream import (
   Weights,
 )
 

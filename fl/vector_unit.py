@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pymtl3 import mk_bits
 
 from fl.agent import Agent, Process
-from npu.config import NpuConfig
-from npu.footprint import bounds, footprint, segment_rows
-from npu.isa import BY_MNEMONIC, VECTOR_OP, Convert, Error, Instruction, mk
-from npu.messages import Ack, Done, mk_spad_write, mk_vector_cmd
-from npu.numerics.block_float import lsb_exponent, pack, quantize
-from npu.numerics.fp32 import F32, add_exponent, bits, f2i, fadd, fmul, from_bits, fsub, i2f
-from npu.numerics.small_float import BF16, FP16, SmallFloat, round_to, to_fp32
-from npu.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal, rsqrt, sigmoid
+from npu.arch.config import NpuConfig
+from npu.arch.footprint import bounds, footprint, segment_rows
+from npu.arch.isa import BY_MNEMONIC, VECTOR_OP, Convert, Error, Instruction, mk
+from npu.arch.messages import Ack, Done, mk_spad_write, mk_vector_cmd
+from npu.arch.numerics.block_float import lsb_exponent, pack, quantize
+from npu.arch.numerics.fp32 import F32, add_exponent, bits, f2i, fadd, fmul, from_bits, fsub, i2f
+from npu.arch.numerics.small_float import BF16, FP16, SmallFloat, round_to, to_fp32
+from npu.arch.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal, rsqrt, sigmoid
 
 U32 = NDArray[np.uint32]
 

@@ -8,7 +8,7 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.basic_rtl import RegisterFile
 
-from npu.config import clog2
+from npu.arch.config import clog2
 from rtl_models.attention_shape import DOT_BITS, AttentionShape
 from rtl_models.mac_column import mk_total_bits
 

@@ -4,12 +4,12 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.config import CHUNK
-from npu.messages import mk_mem_write
+from npu.arch.config import CHUNK
+from npu.arch.messages import mk_mem_write
 from rtl_models.attention_shape import AttentionShape
 
 class AttentionAppend( Component ):
-  """For each token row, keys then values, each KV head: its rows, then its exponent, as in `npu.kv_cache`.
+  """For each token row, keys then values, each KV head: its rows, then its exponent, as in `npu.arch.kv_cache`.
 
   A beat is written when its second half is there, or at the end of a head's row. Rows of an odd number of
   halves begin in the middle of a beat: strobes.

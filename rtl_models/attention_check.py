@@ -9,9 +9,9 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.config import MAX_HEAD_DIM, clog2
-from npu.isa import Error
-from npu.messages import Ack, mk_attend_cmd
+from npu.arch.config import MAX_HEAD_DIM, clog2
+from npu.arch.isa import Error
+from npu.arch.messages import Ack, mk_attend_cmd
 from rtl_models.range_check import RangeCheck
 
 COMMANDS    = 2     # accepted commands that wait

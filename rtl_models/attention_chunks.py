@@ -9,7 +9,7 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.basic_rtl import RegisterFile
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL
 
-from npu.config import CHUNK, clog2
+from npu.arch.config import CHUNK, clog2
 from rtl_models.attention_shape import AttentionShape
 
 EXPONENT_BITS = 8 * 2 * CHUNK    # of a chunk: keys in the lower half, values in the upper

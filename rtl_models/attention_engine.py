@@ -17,8 +17,8 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import ROWS_PER_TOKEN, clog2
-from npu.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.config import ROWS_PER_TOKEN, clog2
+from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 from rtl_models.address_nest import COUNT_BITS, AddressNest
 from rtl_models.attention_accumulators import AttentionAccumulators
 from rtl_models.attention_append import AttentionAppend
@@ -43,9 +43,9 @@ class AttentionEngineRTL( Component ):
   Ports
   -----
   cmd
-    An ATTEND, rows and addresses resolved (`npu.messages.mk_attend_cmd`).
+    An ATTEND, rows and addresses resolved (`npu.arch.messages.mk_attend_cmd`).
   ack, done
-    An `npu.isa.Error` per command; 0 per accepted one when it is finished.
+    An `npu.arch.isa.Error` per command; 0 per accepted one when it is finished.
   kv
     The cache: bursts out, beats in.
   kv_wr

@@ -7,8 +7,8 @@ take ten cycles per value.
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics import tables
-from npu.numerics.fp32 import BIAS
+from npu.arch.numerics import tables
+from npu.arch.numerics.fp32 import BIAS
 from rtl_models.attention_shape import K_BITS
 from rtl_models.delay import Delay
 from rtl_models.fp32 import Fp32Add, Fp32AddExponent, Fp32Mul, IntToFp32

@@ -4,8 +4,8 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import SendIfcRTL
 
-from npu.config import ROWS_PER_TOKEN
-from npu.messages import mk_attend_cmd
+from npu.arch.config import ROWS_PER_TOKEN
+from npu.arch.messages import mk_attend_cmd
 from rtl_models.attention_shape import AttentionShape
 
 FAR_BITS = 34    # positions relative to a chunk, signed

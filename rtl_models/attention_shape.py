@@ -1,6 +1,6 @@
 """Sizes of the attention engine that follow from the configuration, for all its modules."""
 
-from npu.config import CHUNK, MAX_HEAD_DIM, ROWS_PER_TOKEN, clog2
+from npu.arch.config import CHUNK, MAX_HEAD_DIM, ROWS_PER_TOKEN, clog2
 
 DOT_BITS       = 30 + clog2( MAX_HEAD_DIM ) + 2    # the worst case of MAX_HEAD_DIM products of INT16, and a sign
 K_BITS         = 10     # signed exponents that are added: -512..511

@@ -11,8 +11,8 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.basic_rtl import RegisterFile
 
-from npu.config import clog2
-from npu.numerics.special import U_FRACTION_BITS
+from npu.arch.config import clog2
+from npu.arch.numerics.special import U_FRACTION_BITS
 from rtl_models.attention_chunks import EXPONENT_BITS
 from rtl_models.attention_reciprocal import STEPS, AttentionReciprocal
 from rtl_models.attention_shape import DOT_BITS, DROP_BITS, K_BITS, AttentionShape

@@ -19,7 +19,7 @@ maximum, its largest term) is known T steps after the lane's first part of it: t
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics.special import U_FRACTION_BITS, U_MAX
+from npu.arch.numerics.special import U_FRACTION_BITS, U_MAX
 from rtl_models.attention_shape import DOT_BITS, K_BITS
 from rtl_models.delay import Delay
 from rtl_models.exp2neg import P_BITS, U_BITS, Exp2Neg

@@ -4,7 +4,7 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req
+from npu.arch.messages import mk_mem_read_req
 from rtl_models.stream_reader import StreamReader
 
 class AttentionStream( Component ):

@@ -17,10 +17,10 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import LINE_BYTES, clog2
-from npu.isa import BY_MNEMONIC, Cond, Error, Rel, Status, Unit
-from npu.mailbox import MAX_EOS, Flag, Word
-from npu.messages import (
+from npu.arch.config import LINE_BYTES, clog2
+from npu.arch.isa import BY_MNEMONIC, Cond, Error, Rel, Status, Unit
+from npu.arch.mailbox import MAX_EOS, Flag, Word
+from npu.arch.messages import (
   Ack,
   Done,
   mk_attend_cmd,
@@ -78,7 +78,7 @@ class ControllerRTL( Component ):
   Ports
   -----
   doorbell, finished
-    A message starts a run; one with its `npu.isa.Status` ends it, when the mailbox is written.
+    A message starts a run; one with its `npu.arch.isa.Status` ends it, when the mailbox is written.
   fetch
     Memory reads: the mailbox, instructions, tokens for EMBED.
   post
@@ -90,7 +90,7 @@ class ControllerRTL( Component ):
   mac_cmd, vec_cmd, att_cmd
     Commands with rows and addresses resolved.
   mac_ack, vec_ack, att_ack
-    An `npu.isa.Error` per command: NONE accepts it.
+    An `npu.arch.isa.Error` per command: NONE accepts it.
   mac_start
     A message per accepted GEMM, when its operands are there.
   mac_done, vec_done, att_done
@@ -98,7 +98,7 @@ class ControllerRTL( Component ):
   pc
     The instruction that is dealt with.
   waits
-    Units (`npu.isa.Unit`) that it waits for in this cycle.
+    Units (`npu.arch.isa.Unit`) that it waits for in this cycle.
   """
 
   def construct( s, cfg ):

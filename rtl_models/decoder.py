@@ -1,6 +1,6 @@
 """Instruction fields as wires, and whether an instruction is defined at all.
 
-Everything here is made from the tables of `npu.isa`: no encoding is written twice.
+Everything here is made from the tables of `npu.arch.isa`: no encoding is written twice.
 """
 
 from enum import IntFlag
@@ -8,7 +8,7 @@ from enum import IntFlag
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.isa import BY_MNEMONIC, FORMATS, INSTRUCTION_BYTES, OPCODE, Error
+from npu.arch.isa import BY_MNEMONIC, FORMATS, INSTRUCTION_BYTES, OPCODE, Error
 
 INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
 OPERAND_BITS     = INSTRUCTION_BITS - 32    # without word 0
@@ -41,7 +41,7 @@ def opcodes_with( unit, *names ):
   return { f.opcode for f in FORMATS if f.unit == unit and any( g.name in names for g in f.fields ) }
 
 def is_defined( f, value ):
-  """Whether a field may have a value, as `npu.isa.decode` sees it."""
+  """Whether a field may have a value, as `npu.arch.isa.decode` sees it."""
   if issubclass( f.kind, IntFlag ):     # any union of members
     return value & ~sum( int( v ) for v in f.kind ) == 0
   return value in { int( v ) for v in f.kind }
@@ -77,7 +77,7 @@ def values_of( mnemonic, name ):
   return Member( f"{mnemonic}_{name}", f.width, [ v for v in range( 1 << f.width ) if is_defined( f, v ) ] )
 
 class Decoder( Component ):
-  """`error` is what `npu.isa.decode` says of an instruction: BAD_OPCODE, BAD_FIELD or NONE. Combinational.
+  """`error` is what `npu.arch.isa.decode` says of an instruction: BAD_OPCODE, BAD_FIELD or NONE. Combinational.
 
   Ports
   -----

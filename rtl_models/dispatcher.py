@@ -5,8 +5,8 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.isa import GemmFlag, Unit
-from npu.messages import Ack, Done, mk_attend_cmd, mk_gemm_cmd, mk_vector_cmd
+from npu.arch.isa import GemmFlag, Unit
+from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_gemm_cmd, mk_vector_cmd
 from rtl_models.decoder import OPERAND_BITS, opcode_set, opcodes, opcodes_with, operand
 
 MOST = 8    # commands that an engine may have unfinished

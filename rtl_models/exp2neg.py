@@ -1,4 +1,4 @@
-"""2**-u from a table of 64 segments: combinational, bit for bit `npu.numerics.special.exp2neg`.
+"""2**-u from a table of 64 segments: combinational, bit for bit `npu.arch.numerics.special.exp2neg`.
 
 Costs a table of 64 x 34 bits, a multiplier of 14 x 6 bits and a shifter. A table without the multiplier would need
 4,096 entries for the same error.
@@ -7,8 +7,8 @@ Costs a table of 64 x 34 bits, a multiplier of 14 x 6 bits and a shifter. A tabl
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics import tables
-from npu.numerics.special import P_FRACTION_BITS, U_FRACTION_BITS, U_MAX
+from npu.arch.numerics import tables
+from npu.arch.numerics.special import P_FRACTION_BITS, U_FRACTION_BITS, U_MAX
 from rtl_models.segment_table import SEGMENT_BITS, SegmentTable
 
 U_BITS = U_MAX.bit_length()

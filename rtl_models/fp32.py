@@ -1,4 +1,4 @@
-"""IEEE-754 binary32 operators: combinational, bit for bit `npu/numerics/fp32.py`.
+"""IEEE-754 binary32 operators: combinational, bit for bit `npu/arch/numerics/fp32.py`.
 
 Round to nearest even, subnormals flushed: operands on the way in, results after rounding. Infinities
 and NaN are not accepted as operands; the result for them is some pattern.

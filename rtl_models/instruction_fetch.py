@@ -8,7 +8,7 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req
+from npu.arch.messages import mk_mem_read_req
 from rtl_models.decoder import INSTRUCTION_BITS
 
 DEPTH     = 8     # instructions asked for or waiting

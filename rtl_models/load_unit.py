@@ -9,8 +9,8 @@ from pymtl3.stdlib.basic_rtl import RegisterFile
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.messages import mk_mem_read_req, mk_spad_write
+from npu.arch.config import clog2
+from npu.arch.messages import mk_mem_read_req, mk_spad_write
 from rtl_models.address_walk import WIDTH_BITS, AddressWalk
 from rtl_models.stream_reader import StreamReader
 

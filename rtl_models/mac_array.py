@@ -14,9 +14,9 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.isa import Error, GemmMode
-from npu.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write, mk_stream_req
+from npu.arch.config import clog2
+from npu.arch.isa import Error, GemmMode
+from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write, mk_stream_req
 from rtl_models.mac_column import MacColumn
 from rtl_models.mac_output import K_BITS, MacOutput
 from rtl_models.operand_decode import OperandDecode
@@ -33,9 +33,9 @@ class MacArrayRTL( Component ):
   Ports
   -----
   cmd
-    A GEMM, rows and addresses resolved (`npu.messages.mk_gemm_cmd`).
+    A GEMM, rows and addresses resolved (`npu.arch.messages.mk_gemm_cmd`).
   ack
-    One answer per command, in order, as soon as it is checked: an `npu.isa.Error`.
+    One answer per command, in order, as soon as it is checked: an `npu.arch.isa.Error`.
   start
     One message per accepted command, in order: its operands are there. Weights stream without waiting for it.
   done

@@ -17,7 +17,7 @@ Pipeline, one row of activations per cycle when `go`:
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.config import clog2
+from npu.arch.config import clog2
 
 WEIGHT_BITS = 25    # sign, 16-bit magnitude, 8-bit exponent (floating modes)
 EXP_BITS    = 9     # sum of two biased exponents

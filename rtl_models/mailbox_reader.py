@@ -4,14 +4,14 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL
 
-from npu.config import clog2
-from npu.mailbox import MAILBOX_WORDS, Word
-from npu.messages import mk_mem_read_req
+from npu.arch.config import clog2
+from npu.arch.mailbox import MAILBOX_WORDS, Word
+from npu.arch.messages import mk_mem_read_req
 
 WORDS = max( Word ) + 1    # that mean something
 
 class MailboxReader( Component ):
-  """All of the mailbox in one burst; `word` has what came, by `npu.mailbox.Word`.
+  """All of the mailbox in one burst; `word` has what came, by `npu.arch.mailbox.Word`.
 
   Ports
   -----

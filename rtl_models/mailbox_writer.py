@@ -4,9 +4,9 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import SendIfcRTL
 
-from npu.config import clog2
-from npu.mailbox import Word
-from npu.messages import mk_mem_write
+from npu.arch.config import clog2
+from npu.arch.mailbox import Word
+from npu.arch.messages import mk_mem_write
 
 # Occasions to write, and the words that are written.
 START, TOKEN, END = range( 3 )

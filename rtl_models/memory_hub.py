@@ -17,14 +17,14 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.messages import mk_mem_read_req, mk_mem_write
+from npu.arch.config import clog2
+from npu.arch.messages import mk_mem_read_req, mk_mem_write
 
 READS  = 4    # fetch, load, kv, weights
 WRITES = 3    # post, store, kv_wr
 
 def module_name( kind, cfg ):
-  """With what the names of the messages contain (`npu.messages`)."""
+  """With what the names of the messages contain (`npu.arch.messages`)."""
   d = cfg.derived
   return f"{kind}_n{cfg.n}_a{d.spad_addr_bits}_m{d.row_count_bits}"
 
@@ -138,11 +138,11 @@ class MemoryHubRTL( Component ):
   Ports
   -----
   read
-    The read clients fetch, load, kv, weights, in order of priority: bursts (`npu.messages.mk_mem_read_req`) in,
+    The read clients fetch, load, kv, weights, in order of priority: bursts (`npu.arch.messages.mk_mem_read_req`) in,
     their beats out, in order. A client that asks has room for the answer: beats that a client does not take hold
     up those of the others.
   write
-    The write clients post, store, kv_wr, in order of priority: `npu.messages.mk_mem_write`.
+    The write clients post, store, kv_wr, in order of priority: `npu.arch.messages.mk_mem_write`.
   mem
     To the memory: bursts out, beats in, in order.
   mem_wr

@@ -1,4 +1,4 @@
-"""1 / x and 1 / sqrt( x ) in one pipeline (`npu.numerics.special.reciprocal` and `rsqrt`).
+"""1 / x and 1 / sqrt( x ) in one pipeline (`npu.arch.numerics.special.reciprocal` and `rsqrt`).
 
 Costs three tables, three FP32 multipliers and two adders. The two functions share all but the tables; a divider
 would be smaller and take 24 cycles per result.

@@ -3,7 +3,7 @@
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.config import clog2
+from npu.arch.config import clog2
 
 class LargerKey( Component ):
   """The larger of two keys and its lane; of equal ones a's."""

@@ -7,7 +7,7 @@
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.config import clog2
+from npu.arch.config import clog2
 from rtl_models.row_reduce import RowMax, RowSum
 from rtl_models.segment_scalar import SegmentScalar
 

@@ -3,7 +3,7 @@
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics import tables
+from npu.arch.numerics import tables
 
 SEGMENT_BITS = 6
 SLOPE_BITS   = 14
@@ -15,7 +15,7 @@ class SegmentTable( Component ):
   Parameters
   ----------
   name
-    Of the table in `npu.numerics.tables`: EXP2NEG, RECIPROCAL, RSQRT_EVEN, RSQRT_ODD.
+    Of the table in `npu.arch.numerics.tables`: EXP2NEG, RECIPROCAL, RSQRT_EVEN, RSQRT_ODD.
   low_bits
     Bits of the argument below those that choose the segment.
   """

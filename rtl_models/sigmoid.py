@@ -17,7 +17,7 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics.special import LOG2_E, P_FRACTION_BITS, U_FRACTION_BITS, U_MAX
+from npu.arch.numerics.special import LOG2_E, P_FRACTION_BITS, U_FRACTION_BITS, U_MAX
 from rtl_models.exp2neg import P_BITS, U_BITS, Exp2Neg
 from rtl_models.fp32 import EXPONENT_BITS, Fp32Mul, Fp32ToFixed, IntToFp32
 from rtl_models.reciprocal import RECIPROCAL_STAGES, ReciprocalPipe

@@ -1,12 +1,12 @@
-"""BF16 and FP16 to and from binary32 (`npu.numerics.small_float`)."""
+"""BF16 and FP16 to and from binary32 (`npu.arch.numerics.small_float`)."""
 
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.isa import Convert
+from npu.arch.isa import Convert
 
 class SmallFloatConvert( Component ):
-  """out = x in another format, as `npu.isa.Convert` says. 16-bit patterns stand in bits 15:0. Combinational.
+  """out = x in another format, as `npu.arch.isa.Convert` says. 16-bit patterns stand in bits 15:0. Combinational.
 
   To 16 bits it rounds to nearest even and saturates; below the smallest normal number is zero, both ways.
   """

@@ -5,8 +5,8 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.messages import mk_mem_write
+from npu.arch.config import clog2
+from npu.arch.messages import mk_mem_write
 from rtl_models.address_walk import WIDTH_BITS, AddressWalk
 from rtl_models.load_unit import JOBS, mk_store_job
 

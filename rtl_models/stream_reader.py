@@ -9,8 +9,8 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.messages import mk_mem_read_req, mk_stream_req
+from npu.arch.config import clog2
+from npu.arch.messages import mk_mem_read_req, mk_stream_req
 
 MAX_BURST = 16    # beats: long enough for a DRAM row, short enough to keep the buffer busy
 

@@ -8,8 +8,8 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, SendIfcRTL
 
-from npu.config import ceil_div, clog2
-from npu.messages import mk_mem_read_req
+from npu.arch.config import ceil_div, clog2
+from npu.arch.messages import mk_mem_read_req
 
 WORD_ADDR_BITS = 36    # 2^32 lines of 16 words
 

@@ -4,9 +4,9 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.isa import Error
-from npu.messages import Ack, mk_vector_cmd
+from npu.arch.config import clog2
+from npu.arch.isa import Error
+from npu.arch.messages import Ack, mk_vector_cmd
 from rtl_models.range_check import RangeCheck
 from rtl_models.vector_messages import ADD, ARGMAX, MUL, QUANTIZE, RMSNORM, ROPE, SWIGLU, mk_job
 

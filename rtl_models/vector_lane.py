@@ -20,7 +20,7 @@ Stage 2 ends in the keys that row maxima compare, stage 4 in the addends of row 
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.numerics.special import U_FRACTION_BITS, U_MAX
+from npu.arch.numerics.special import U_FRACTION_BITS, U_MAX
 from rtl_models.exp2neg import P_BITS, U_BITS, Exp2Neg
 from rtl_models.fp32 import EXPONENT_BITS, Fp32Add, Fp32Mul, Fp32ToFixed, IntToFp32
 from rtl_models.small_float import SmallFloatConvert

@@ -5,8 +5,8 @@ from typing import Any
 
 from pymtl3 import Bits1, Bits2, Bits4, Bits8, Bits32, mk_bits, mk_bitstruct
 
-from npu.config import NpuConfig, clog2
-from npu.isa import VECTOR_OP
+from npu.arch.config import NpuConfig, clog2
+from npu.arch.isa import VECTOR_OP
 
 RMSNORM, ROPE, SWIGLU, ADD, MUL, SCALE, QUANTIZE, SOFTMAX, ARGMAX, COPY, CONVERT = ( VECTOR_OP[m] for m in (
   "RMSNORM", "ROPE", "SWIGLU", "ADD", "MUL", "SCALE", "QUANTIZE", "SOFTMAX", "ARGMAX", "COPY", "CONVERT" ) )

@@ -11,7 +11,7 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL
 
-from npu.config import clog2
+from npu.arch.config import clog2
 from rtl_models.vector_messages import (
   ADD,
   ARGMAX,

@@ -16,7 +16,7 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.messages import Ack, Done, mk_spad_write, mk_vector_cmd
+from npu.arch.messages import Ack, Done, mk_spad_write, mk_vector_cmd
 from rtl_models.exponent_scan import ExponentScan
 from rtl_models.row_fetch import RowFetch
 from rtl_models.segment_reduce import SegmentReduce
@@ -50,9 +50,9 @@ class VectorUnitRTL( Component ):
   Ports
   -----
   cmd
-    A command, rows and addresses resolved (`npu.messages.mk_vector_cmd`).
+    A command, rows and addresses resolved (`npu.arch.messages.mk_vector_cmd`).
   ack
-    One `npu.isa.Error` per command, in order; NONE accepts it.
+    One `npu.arch.isa.Error` per command, in order; NONE accepts it.
   done
     One per accepted command, in order, when its last row is written: ARGMAX's index, else 0.
   src

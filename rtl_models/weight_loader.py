@@ -1,7 +1,7 @@
 """Unpacks a weight stream into the columns' shadow registers, and queues scales and biases.
 
 One beat per cycle; it stalls only while the shadow registers are full or a queue is. See
-npu/weight_stream.py for the order of the stream. Costs 8n operand decoders (4n at n = 4).
+npu/arch/weight_stream.py for the order of the stream. Costs 8n operand decoders (4n at n = 4).
 """
 
 from pymtl3 import *
@@ -9,9 +9,9 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.config import clog2
-from npu.isa import GemmMode
-from npu.messages import mk_gemm_cmd
+from npu.arch.config import clog2
+from npu.arch.isa import GemmMode
+from npu.arch.messages import mk_gemm_cmd
 from rtl_models.mac_column import WEIGHT_BITS
 from rtl_models.operand_decode import OperandDecode
 

@@ -3,7 +3,7 @@
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.config import clog2
+from npu.arch.config import clog2
 
 PENDING = 16    # results under way: more than the rows between a read and its write
 

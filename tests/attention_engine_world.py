@@ -15,12 +15,12 @@ from pymtl3 import Component
 
 from fl.attention_engine import EXPONENT_BYTES, AttentionEngineFL, check, instruction_of
 from fl.npu import NpuFL
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import kv_sweeps
-from npu.isa import Error
-from npu.kv_cache import KvLayout
-from npu.messages import Ack, Done, mk_attend_cmd
-from npu.numerics.block_float import pack, quantize
+from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.footprint import kv_sweeps
+from npu.arch.isa import Error
+from npu.arch.kv_cache import KvLayout
+from npu.arch.messages import Ack, Done, mk_attend_cmd
+from npu.arch.numerics.block_float import pack, quantize
 from tests.harness import Delays, Fuzz, Memory, Scratchpad, Sink, Source
 from translation.simulate import mk_dut, run
 

@@ -26,10 +26,10 @@ from pymtl3.stdlib.stream.ifcs import MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 from fl import attention_engine, controller, mac_array, vector_unit
 from fl.controller import Fault
 from fl.npu import NpuFL, Result
-from npu.config import LINE_BYTES, NpuConfig, ceil_div
-from npu.isa import INSTRUCTION_BYTES, VECTOR_OP, Error, GemmFlag, Instruction, Rel, Status, Unit, encode
-from npu.mailbox import Mailbox, Word
-from npu.messages import (
+from npu.arch.config import LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.isa import INSTRUCTION_BYTES, VECTOR_OP, Error, GemmFlag, Instruction, Rel, Status, Unit, encode
+from npu.arch.mailbox import Mailbox, Word
+from npu.arch.messages import (
   Ack,
   Done,
   mk_attend_cmd,

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pymtl3 import Component, mk_bits, update_ff
 from pymtl3.stdlib.stream.ifcs import MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 
 class HarnessError( AssertionError ):
   """A block under test did something wrong: what, where and in which cycle."""

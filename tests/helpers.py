@@ -1,7 +1,7 @@
 """What several test files share: small random checkpoints, and the command line run inside the process.
 
 `mk_checkpoint` lists the tensors itself and needs no torch, so it is a second opinion on the names and
-shapes in `npu.checkpoint`.
+shapes in `npu.compiler.checkpoint`.
 """
 
 import io
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from npu import cli
+from npu.cli import main as cli
 
 ROOT = Path( __file__ ).resolve().parent.parent
 NANO = ROOT / "npu" / "models" / "nano"
@@ -196,7 +196,7 @@ def cli_error( *args: object ) -> str:
 
 def cli_command( *args: object ) -> list[str]:
   """The argument list that runs `npu ARGS` in a process of its own; see `cli_environment`."""
-  return [ sys.executable, "-m", "npu.cli", *map( str, args ) ]
+  return [ sys.executable, "-m", "npu.cli.main", *map( str, args ) ]
 
 def cli_environment( **changes: str ) -> dict[str, str]:
   """This process's environment, in which `npu` is found wherever the process starts."""

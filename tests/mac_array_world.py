@@ -12,13 +12,13 @@ from pymtl3 import Bits1, Component
 
 from cl.mac_array import MacArrayCL
 from fl.mac_array import MacArrayFL, gemm, weights_of
-from npu.config import LINE_BYTES, NpuConfig, ceil_div, round_up
-from npu.isa import GROUP_SIZES, Error, GemmMode
-from npu.messages import Ack, Done, mk_gemm_cmd
-from npu.numerics.block_float import pack as pack_lanes, quantize
-from npu.numerics.fp32 import bits, from_bits
-from npu.numerics.small_float import BF16, FP16, round_to
-from npu.weight_stream import (
+from npu.arch.config import LINE_BYTES, NpuConfig, ceil_div, round_up
+from npu.arch.isa import GROUP_SIZES, Error, GemmMode
+from npu.arch.messages import Ack, Done, mk_gemm_cmd
+from npu.arch.numerics.block_float import pack as pack_lanes, quantize
+from npu.arch.numerics.fp32 import bits, from_bits
+from npu.arch.numerics.small_float import BF16, FP16, round_to
+from npu.arch.weight_stream import (
   ACTIVATION_BITS,
   FLOATING_MODES,
   SCALE_MASK,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.npu import NpuFL
-from npu.compiler import compile_model
-from npu.config import PRESETS, NpuConfig
-from npu.image import load_image
-from npu.mailbox import Mailbox, Word
-from npu.simulation import Machine, TimedResult
+from npu.arch.config import PRESETS, NpuConfig
+from npu.arch.mailbox import Mailbox, Word
+from npu.compiler.build import compile_model
+from npu.compiler.image import load_image
+from npu.machine.simulation import Machine, TimedResult
 from tests.helpers import mk_checkpoint
 
 ENGINES = ( "mac_array", "vector_unit", "attention_engine", "controller", "memory_hub" )

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fl import vector_unit
 from fl.npu import NpuFL, Result
 from fl.vector_unit import Operand
-from npu.config import LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import segment_rows
-from npu.isa import (
+from npu.arch.config import LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.footprint import segment_rows
+from npu.arch.isa import (
   GROUP_SIZES,
   INSTRUCTION_BYTES,
   BadInstruction,
@@ -34,10 +34,10 @@ from npu.isa import (
   encode,
   mk,
 )
-from npu.mailbox import Mailbox, Word
-from npu.numerics import fp32
-from npu.program import ALL_UNITS, assign_waits
-from npu.weight_stream import ACTIVATION_BITS, FLOATING_MODES, GROUP_MODES
+from npu.arch.mailbox import Mailbox, Word
+from npu.arch.numerics import fp32
+from npu.arch.weight_stream import ACTIVATION_BITS, FLOATING_MODES, GROUP_MODES
+from npu.compiler.program import ALL_UNITS, assign_waits
 
 # Small, so that a program takes some hundred cycles.
 CONFIG = NpuConfig( name="programs", n=4, m_max=4, spad_bytes=4096, k_max=256, dram_latency=8 )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from npu.config import PRESETS
-from npu.isa import Error
+from npu.arch.config import PRESETS
+from npu.arch.isa import Error
 from tests.attention_engine_world import CALM, LEVELS, WILD, Attend, Timing, World, check_cycles, simulate
 from tests.harness import Fuzz
 from tests.test_attention_fl import Block, Case, oracle

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fl.attention_engine import attend, check, chunk_sums
 from fl.npu import NpuFL
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, round_up
-from npu.isa import Error, mk
-from npu.kv_cache import KvLayout
+from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, round_up
+from npu.arch.isa import Error, mk
+from npu.arch.kv_cache import KvLayout
 from tests.test_vector_unit_fl import (
   EXP_ABSOLUTE,
   EXP_RELATIVE,
@@ -408,7 +408,7 @@ def test_instruction( n: int ) -> None:
   for seed, sizes in enumerate( ( ( 1, ), ( 5, 16 ), ( 64, ) ) ):
     got, cache = by_instruction( n, sizes, seed )
     assert np.array_equal( bits( got ), bits( BY_TOKEN ) )
-    # The format of npu/kv_cache.py, by its description: 16 + 16 exponents in a line, then rows of keys, of values.
+    # The format of npu/arch/kv_cache.py, by its description: 16 + 16 exponents in a line, then rows of keys, of values.
     chunks = cache.reshape( 2, 5, -1 )
     for which, b in enumerate( ( LONG.k, LONG.v ) ):
       start = LINE_BYTES + which * CHUNK * 64

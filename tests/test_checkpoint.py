@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from npu.checkpoint import MODELS_DIR, Checkpoint, ModelConfig, find_model, read_config, tensor_shapes
+from npu.compiler.checkpoint import MODELS_DIR, Checkpoint, ModelConfig, find_model, read_config, tensor_shapes
 from npu.errors import NpuError
 from tests.helpers import (
   CONFIG,

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npu.compiler import compile_model
-from npu.config import PRESETS
-from npu.isa import assemble, disassemble, encode
-from npu.program import PRECISIONS
-from npu.random_model import SHAPES
-from npu.runtime import TextCodec
+from npu.arch.config import PRESETS
+from npu.arch.isa import assemble, disassemble, encode
+from npu.compiler.build import compile_model
+from npu.compiler.program import PRECISIONS
+from npu.runtime.session import TextCodec
+from npu.tools.random_model import SHAPES
 from tests.helpers import cli_command, cli_environment, cli_error, files, mk_chain, mk_checkpoint, run_cli
 
 @pytest.fixture( autouse=True )
@@ -183,7 +183,7 @@ def test_text_streams_as_it_comes( tmp_path, monkeypatch, text ):
   tokens = codec.encode( text )
   folder = mk_chain( tmp_path / "model", [ *codec.encode( ">" ), *tokens ] )
   pieces: list[str] = []
-  monkeypatch.setattr( "npu.runtime.TextCodec.stream", spying( TextCodec.stream, pieces ) )
+  monkeypatch.setattr( "npu.runtime.session.TextCodec.stream", spying( TextCodec.stream, pieces ) )
   result = run_cli( "run", folder, "--prompt", ">", "--max-new-tokens", len( tokens ) )
   assert result.out == f">{text}\n"
   assert len( pieces ) == len( tokens ) and "\ufffd" not in "".join( pieces )
@@ -582,7 +582,7 @@ class StubReference:
 
 @pytest.fixture
 def stub_reference( monkeypatch: pytest.MonkeyPatch ) -> None:
-  monkeypatch.setattr( "npu.compare.Reference", StubReference )
+  monkeypatch.setattr( "npu.tools.compare.Reference", StubReference )
 
 FIGURES = { "ppl_ref", "ppl_npu", "ppl_change_percent", "top1", "kl", "max_abs", "rms" }
 
@@ -704,7 +704,7 @@ def spawn( *args: object, file_size: int | None = None, code: str = "", **option
       resource.setrlimit( resource.RLIMIT_FSIZE, ( file_size, file_size ) )
   command = cli_command( *args )
   if code:
-    command = [ sys.executable, "-c", f"{code}\nfrom npu.cli import main\nmain()", *command[3:] ]
+    command = [ sys.executable, "-c", f"{code}\nfrom npu.cli.main import main\nmain()", *command[3:] ]
   # No byte code: a file of it, cut off, would be in the way of others.
   environment = cli_environment( PYTHONDONTWRITEBYTECODE="1", PYTHONIOENCODING="utf-8" )
   return subprocess.run( command, env=environment, preexec_fn=limit, timeout=60, check=False,

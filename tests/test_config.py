@@ -2,7 +2,7 @@
 
 import pytest
 
-from npu.config import (
+from npu.arch.config import (
   CHUNK,
   DEFAULT_CONFIG,
   LINE_BYTES,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from npu.config import PRESETS, NpuConfig
-from npu.isa import FORMATS, Cond, Error, Field, Instruction, Rel, Status, Unit, encode, mk
-from npu.mailbox import Flag
-from npu.program import assign_waits
+from npu.arch.config import PRESETS, NpuConfig
+from npu.arch.isa import FORMATS, Cond, Error, Field, Instruction, Rel, Status, Unit, encode, mk
+from npu.arch.mailbox import Flag
+from npu.compiler.program import assign_waits
 from tests.controller_world import (
   ALL_UNITS,
   CALM,

@@ -12,14 +12,14 @@ from fl.attention_engine import AttentionEngineFL
 from fl.controller import ControllerFL
 from fl.mac_array import MacArrayFL
 from fl.vector_unit import VectorUnitFL
-from npu.compiler import compile_model
-from npu.config import LINE_BYTES, get_config
-from npu.diff import Difference, Report, compare_levels, joined, show_word
-from npu.footprint import Access
-from npu.image import load_image
-from npu.isa import INSTRUCTION_BYTES, Error, Instruction, decode, disassemble
-from npu.mailbox import Mailbox, Word
-from npu.runtime import SimOptions, parse_levels
+from npu.arch.config import LINE_BYTES, get_config
+from npu.arch.footprint import Access
+from npu.arch.isa import INSTRUCTION_BYTES, Error, Instruction, decode, disassemble
+from npu.arch.mailbox import Mailbox, Word
+from npu.compiler.build import compile_model
+from npu.compiler.image import load_image
+from npu.runtime.session import SimOptions, parse_levels
+from npu.tools.diff import Difference, Report, compare_levels, joined, show_word
 from tests.helpers import CliResult, cli_error, files, mk_checkpoint, run_cli
 from translation.blocks import BLOCKS
 

@@ -2,7 +2,7 @@
 
 All operators stand side by side in one bench, so that one Verilated model checks them all: a record of
 operands in, a record of results out. The expected results come from numpy on whole arrays, float64
-where that is exact, and `npu.numerics.fp32` has to agree with them.
+where that is exact, and `npu.arch.numerics.fp32` has to agree with them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from pymtl3 import Component, DefaultPassGroup, InPort, OutPort, connect
 
-from npu.numerics.fp32 import add_exponent, f2i, fadd, flush, fmul, i2f
+from npu.arch.numerics.fp32 import add_exponent, f2i, fadd, flush, fmul, i2f
 from rtl_models.fp32 import (
   Fp32Add,
   Fp32AddExponent,
@@ -81,7 +81,7 @@ def floats( pattern: NDArray[np.uint32] ) -> NDArray[np.float32]:
 
 @dataclass( frozen=True )
 class Operator:
-  """A component in the bench, and its results by numpy and by `npu.numerics`."""
+  """A component in the bench, and its results by numpy and by `npu.arch.numerics`."""
   name:     str
   mk:       Callable[[], Component]
   nbits:    int                           # of the result

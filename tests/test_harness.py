@@ -11,8 +11,8 @@ from hypothesis import given, settings, strategies as st
 from pymtl3 import Bits8, Bits16, Component, mk_bits
 from pymtl3.stdlib.stream import NormalQueueRTL
 
-from npu.config import get_config
-from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.config import get_config
+from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from tests.harness import Fuzz, HarnessError, Memory, Scratchpad, Sink, Source, int_to_row, row_to_int
 from translation.simulate import SimulationTimeout, run
 

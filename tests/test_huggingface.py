@@ -16,13 +16,13 @@ from hypothesis import given, note, settings, strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 
-from npu.checkpoint import find_model
-from npu.compare import Reference, compare
-from npu.compiler import compile_model
-from npu.config import PRESETS
-from npu.image import load_image
-from npu.isa import Status
-from npu.runtime import Session, TextCodec
+from npu.arch.config import PRESETS
+from npu.arch.isa import Status
+from npu.compiler.build import compile_model
+from npu.compiler.checkpoint import find_model
+from npu.compiler.image import load_image
+from npu.runtime.session import Session, TextCodec
+from npu.tools.compare import Reference, compare
 
 logging.disable_progress_bar()
 

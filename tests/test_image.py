@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from npu.compiler import compile_model
-from npu.config import LINE_BYTES, get_config
+from npu.arch.config import LINE_BYTES, get_config
+from npu.compiler.build import compile_model
+from npu.compiler.image import HEADER, MAGIC, PAYLOAD_OFFSET, VERSION, Image, create_image, load_image
 from npu.errors import NpuError
-from npu.image import HEADER, MAGIC, PAYLOAD_OFFSET, VERSION, Image, create_image, load_image
 
 ROOT = Path( __file__ ).resolve().parent.parent
 
@@ -407,7 +407,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from npu.errors import NpuError
-from npu.image import create_image
+from npu.compiler.image import create_image
 resource.setrlimit( resource.RLIMIT_FSIZE, ( 10000, 10000 ) )
 try:
   with create_image( Path( sys.argv[1] ) ) as image:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, strategies as st
 
-from npu.errors import NpuError
-from npu.isa import (
+from npu.arch.isa import (
   BY_MNEMONIC,
   BY_OPCODE,
   COMMON,
@@ -36,6 +35,7 @@ from npu.isa import (
   markdown,
   mk,
 )
+from npu.errors import NpuError
 
 ROOT  = Path( __file__ ).resolve().parent.parent
 ENUMS = ( Cond, Rel, Unit, GemmMode, GemmFlag, Convert, Status, Error )

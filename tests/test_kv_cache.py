@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from npu.config import CHUNK, LINE_BYTES
-from npu.kv_cache import KvLayout
+from npu.arch.config import CHUNK, LINE_BYTES
+from npu.arch.kv_cache import KvLayout
 
 KEYS, VALUES = 0, 1
 

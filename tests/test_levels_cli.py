@@ -15,16 +15,16 @@ import pytest
 import typer
 from rich.console import Console
 
-from npu import bench
-from npu.compiler import compile_model
-from npu.config import get_config
+from npu.arch.config import get_config
+from npu.arch.isa import Status
+from npu.arch.mailbox import Flag, Word
+from npu.compiler.build import compile_model
+from npu.compiler.image import load_image
 from npu.errors import NpuError
-from npu.image import load_image
-from npu.isa import Status
-from npu.mailbox import Flag, Word
-from npu.progress import Pace, Plan, ProgressLine, duration, instructions_of, steps
-from npu.runtime import Sampling, Session, SimOptions, TextCodec, level_name, parse_levels
-from npu.simulation import BLOCKS
+from npu.machine.simulation import BLOCKS
+from npu.runtime.progress import Pace, Plan, ProgressLine, duration, instructions_of, steps
+from npu.runtime.session import Sampling, Session, SimOptions, TextCodec, level_name, parse_levels
+from npu.tools import bench
 from tests.helpers import CliResult, cli_command, cli_environment, cli_error, files, mk_checkpoint, run_cli
 
 PROMPT = "abc"        # three tokens of three rows
@@ -438,7 +438,7 @@ def test_wrong_numbers_are_told( model, args, message ):
   assert cli_error( "run", model, "--level", "cl", *args ) == message
 
 def test_a_prompt_is_refused_before_a_machine_is_built( model, monkeypatch ):
-  monkeypatch.setattr( "npu.runtime.mk_machine", None )
+  monkeypatch.setattr( "npu.runtime.session.mk_machine", None )
   assert cli_error( "run", model, "--level", "verilog", "--config", "edge4", "--prompt", "x" * 65 ) == (
     "the prompt has 65 tokens; this image's context is 64" )
 

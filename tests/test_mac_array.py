@@ -6,9 +6,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from npu.config import PRESETS
-from npu.isa import GROUP_SIZES, Error, GemmMode
-from npu.weight_stream import GROUP_MODES
+from npu.arch.config import PRESETS
+from npu.arch.isa import GROUP_SIZES, Error, GemmMode
+from npu.arch.weight_stream import GROUP_MODES
 from tests.harness import Fuzz
 from tests.mac_array_world import CALM, LEVELS, WILD, Gemm, Timing, World, check_cycles, simulate
 

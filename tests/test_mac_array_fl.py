@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from fl.controller import Registers
 from fl.mac_array import aligned_dot, check, epilogue, gemm_floating, gemm_groups, gemm_integer
 from fl.npu import NpuFL
-from npu.config import LINE_BYTES, NpuConfig
-from npu.isa import Error, GemmFlag, GemmMode, mk
-from npu.numerics.small_float import BF16, FP16, SmallFloat
+from npu.arch.config import LINE_BYTES, NpuConfig
+from npu.arch.isa import Error, GemmFlag, GemmMode, mk
+from npu.arch.numerics.small_float import BF16, FP16, SmallFloat
 
 SMALLEST = Fraction( 2 ) ** -126                         # smallest normal binary32
 LARGEST  = ( 2 - Fraction( 2 ) ** -23 ) * 2 ** 127       # largest finite binary32
@@ -554,7 +554,7 @@ def words_of( values: Sequence[int], width: int ) -> list[int]:
 class Gemm:
   """A random GEMM: operands as numbers, and as the words that memory and scratchpad hold.
 
-  The stream is put together here from the description in npu/weight_stream.py.
+  The stream is put together here from the description in npu/arch/weight_stream.py.
   """
   mode: GemmMode
   n: int

@@ -23,8 +23,8 @@ from cl.memory import (
   MemorySystem,
   MemorySystemCL,
 )
-from npu.config import PRESETS, NpuConfig
-from npu.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
+from npu.arch.config import PRESETS, NpuConfig
+from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from rtl_models.memory_hub import MemoryHubRTL
 from tests.harness import Fuzz, Scratchpad, Sink, Source
 from translation.simulate import SimulationTimeout, mk_dut, run

@@ -11,12 +11,12 @@ from pymtl3 import Component, InPort, OutPort, update_ff
 from cl.memory import AccessError
 from fl.npu import NpuFL
 from fl.vector_unit import VectorUnitFL
-from npu.config import PRESETS
+from npu.arch.config import PRESETS
+from npu.arch.isa import Error, Status
+from npu.arch.mailbox import Flag, Mailbox, Word
 from npu.errors import NpuError
-from npu.isa import Error, Status
-from npu.machine import CAUSES, SimulationError
-from npu.mailbox import Flag, Mailbox, Word
-from npu.simulation import BLOCKS, Machine, check_levels
+from npu.machine.npu import CAUSES, SimulationError
+from npu.machine.simulation import BLOCKS, Machine, check_levels
 from tests.npu_world import ENGINES, PROMPT, check_run, golden, mk_images, prepare, simulate
 from translation.simulate import WAVES, mk_dut, registered, run
 

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from fl.controller import Registers, holds
 from fl.npu import NpuFL, Result
-from npu.compiler import compile_model
-from npu.config import LINE_BYTES, PRESETS, NpuConfig
-from npu.image import Image, load_image
-from npu.isa import (
+from npu.arch.config import LINE_BYTES, PRESETS, NpuConfig
+from npu.arch.isa import (
   FORMATS,
   INSTRUCTION_BYTES,
   Cond,
@@ -33,9 +31,11 @@ from npu.isa import (
   encode,
   mk,
 )
-from npu.mailbox import Flag, Word
-from npu.program import PRECISIONS
-from npu.runtime import Session
+from npu.arch.mailbox import Flag, Word
+from npu.compiler.build import compile_model
+from npu.compiler.image import Image, load_image
+from npu.compiler.program import PRECISIONS
+from npu.runtime.session import Session
 
 #-------------------------------------------------------------------------
 # Images

@@ -1,4 +1,4 @@
-"""The arithmetic of `npu/numerics` against oracles that share no code with it.
+"""The arithmetic of `npu/arch/numerics` against oracles that share no code with it.
 
 Exact fractions round to binary32 by definition; numpy's float32, its float16 and ml_dtypes' bfloat16
 take the large random sets; float64 is exact enough to measure the special functions' errors.
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from npu.numerics import mk_tables, tables
-from npu.numerics.block_float import lsb_exponent, pack, quantize, unpack
-from npu.numerics.fp32 import (
+from npu.arch.numerics import mk_tables, tables
+from npu.arch.numerics.block_float import lsb_exponent, pack, quantize, unpack
+from npu.arch.numerics.fp32 import (
   add_exponent,
   biased_exponent,
   bits,
@@ -31,8 +31,8 @@ from npu.numerics.fp32 import (
   i2f,
   shift_right_rne,
 )
-from npu.numerics.small_float import BF16, FP16, SmallFloat, fields, round_to, to_fp32
-from npu.numerics.special import U_FRACTION_BITS, U_MAX, exp2neg, reciprocal, rsqrt, sigmoid
+from npu.arch.numerics.small_float import BF16, FP16, SmallFloat, fields, round_to, to_fp32
+from npu.arch.numerics.special import U_FRACTION_BITS, U_MAX, exp2neg, reciprocal, rsqrt, sigmoid
 
 SIGN       = 0x80000000
 MIN_NORMAL = 0x00800000

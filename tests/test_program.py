@@ -17,11 +17,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from npu.checkpoint import ModelConfig, find_model, read_config
-from npu.config import LINE_BYTES, PRESETS, NpuConfig, get_config
-from npu.errors import NpuError
-from npu.footprint import footprint
-from npu.isa import (
+from npu.arch.config import LINE_BYTES, PRESETS, NpuConfig, get_config
+from npu.arch.footprint import footprint
+from npu.arch.isa import (
   Cond,
   Convert,
   GemmFlag,
@@ -33,7 +31,8 @@ from npu.isa import (
   encode,
   mk,
 )
-from npu.program import (
+from npu.compiler.checkpoint import ModelConfig, find_model, read_config
+from npu.compiler.program import (
   PRECISIONS,
   Program,
   Shape,
@@ -44,6 +43,7 @@ from npu.program import (
   head_order,
   head_tiles,
 )
+from npu.errors import NpuError
 
 #-------------------------------------------------------------------------
 # Models

@@ -15,10 +15,10 @@ import pytest
 from pymtl3 import mk_bits
 
 from cl.memory import AccessError
-from npu.config import LINE_BYTES
-from npu.isa import Error, Status
-from npu.mailbox import Mailbox, Word
-from npu.simulation import Machine, TimedResult
+from npu.arch.config import LINE_BYTES
+from npu.arch.isa import Error, Status
+from npu.arch.mailbox import Mailbox, Word
+from npu.machine.simulation import Machine, TimedResult
 from tests.program_world import (
   CONFIG,
   CONTEXT,

@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from npu import random_model
-from npu.models.tokenizer import SPECIAL_TOKENS, save_qwen2_tokenizer
-from npu.random_model import SHAPES, mk_tokenizer, to_bf16, write_random_model
+from npu.tools import random_model
+from npu.tools.random_model import SHAPES, mk_tokenizer, to_bf16, write_random_model
+from npu.tools.tokenizer import SPECIAL_TOKENS, save_qwen2_tokenizer
 
 TEXTS = [
   "The quick brown fox jumps over the lazy dog, doesn't it? 12345",
@@ -167,7 +167,7 @@ def test_failure_leaves_nothing( tmp_path: Path ) -> None:
 
 def test_torch_is_not_needed( tmp_path: Path ) -> None:
   code = ( "import sys; from pathlib import Path; sys.modules['torch'] = None\n"
-           "from npu.random_model import write_random_model\n"
+           "from npu.tools.random_model import write_random_model\n"
            "write_random_model( Path( sys.argv[1] ), 'nano' )" )
   subprocess.run( [ sys.executable, "-c", code, str( tmp_path / "nano" ) ], check=True,
                   cwd=Path( __file__ ).parents[1] )

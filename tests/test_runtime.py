@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from npu.compiler import compile_model
-from npu.config import get_config
+from npu.arch.config import get_config
+from npu.arch.isa import Status
+from npu.arch.mailbox import Word
+from npu.compiler.build import compile_model
+from npu.compiler.image import load_image
 from npu.errors import NpuError
-from npu.image import load_image
-from npu.isa import Status
-from npu.mailbox import Word
-from npu.runtime import Sampling, Session, TextCodec, output_path, sample
+from npu.runtime.session import Sampling, Session, TextCodec, output_path, sample
 from tests.helpers import CONFIG, NANO, REMOVED, expected_shapes, mk_chain, mk_checkpoint, random_tensors
 
 def mk_session( folder: Path, precision: str = "w8a16", config: str = "edge16", context: int | None = None,

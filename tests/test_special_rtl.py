@@ -1,4 +1,4 @@
-"""The special functions in RTL against `npu.numerics`, for every input that their tables tell apart.
+"""The special functions in RTL against `npu.arch.numerics`, for every input that their tables tell apart.
 
 exp2neg, reciprocal, rsqrt, sigmoid, and the conversions of 16-bit formats.
 
@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from pymtl3 import Component, DefaultPassGroup, InPort, OutPort, connect
 
-from npu.isa import Convert
-from npu.numerics.fp32 import bits, f2i, fmul, from_bits
-from npu.numerics.small_float import BF16, FP16, fields, round_to, to_fp32
-from npu.numerics.special import LOG2_E, U_FRACTION_BITS, U_MAX, exp2neg, reciprocal, rsqrt, sigmoid
+from npu.arch.isa import Convert
+from npu.arch.numerics.fp32 import bits, f2i, fmul, from_bits
+from npu.arch.numerics.small_float import BF16, FP16, fields, round_to, to_fp32
+from npu.arch.numerics.special import LOG2_E, U_FRACTION_BITS, U_MAX, exp2neg, reciprocal, rsqrt, sigmoid
 from rtl_models.exp2neg import Exp2Neg
 from rtl_models.reciprocal import RECIPROCAL_STAGES, ReciprocalPipe
 from rtl_models.sigmoid import SIGMOID_STAGES, SigmoidPipe
@@ -140,7 +140,7 @@ def all_records() -> NDArray:
   return records( np.arange( U_MAX + 1, dtype=np.uint32 ), inverses( rng ), conversions( rng ), gates( rng ) )
 
 def expected( given: NDArray ) -> NDArray:
-  """What `npu.numerics` says."""
+  """What `npu.arch.numerics` says."""
   result = np.zeros( given.size, dtype=RESULTS )
   result["power"]   = exp2neg( given["u"] )
   result["gate"], result["sigmoid"] = given["gate"], bits( sigmoid( from_bits( given["gate"] ) ) )

@@ -14,21 +14,22 @@ from pymtl3 import Component, InPort, OutPort, Wire, clog2, update, update_ff
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from typer.testing import CliRunner
 
-from npu.config import PRESETS, get_config
+from npu.arch.config import PRESETS, get_config
+from npu.cli import hardware
+from npu.cli.hardware import WAIVERS
 from npu.errors import NpuError
 from rtl_models.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
 from rtl_models.operand_decode import OperandDecode
-from translation import blocks, commands, synth, verilator
+from translation import blocks, synth, verilator
 from translation.blocks import get_block
-from translation.commands import WAIVERS
 from translation.synth import Module, YosysError, module_names, synthesise
 from translation.verilog import translate
 
 pytestmark = pytest.mark.level( "verilog" )
 
 app = typer.Typer()
-app.command()( commands.translate )
-app.command()( commands.synth )
+app.command()( hardware.translate )
+app.command()( hardware.synth )
 
 def npu( *args ):
   """Run a command. Its own errors come out as exceptions."""
@@ -212,7 +213,7 @@ def test_lint_finds( tmp_path, monkeypatch ):
   empty = tmp_path / "empty" / "waivers.vlt"
   empty.parent.mkdir()
   empty.write_text( "`verilator_config\n" )
-  monkeypatch.setattr( commands, "WAIVERS", empty )
+  monkeypatch.setattr( hardware, "WAIVERS", empty )
   folder = tmp_path / "out"
   result = npu( "translate", "--block", "mac_array", "--config", "edge4", "-o", folder )
   assert result.exit_code == 1
@@ -283,7 +284,7 @@ def test_translate_to_a_full_disk( step, tmp_path, monkeypatch ):
   for folder in ( old, new ):
     calls.clear()
     with pytest.raises( NpuError ) as e:
-      commands.write_all( folder, { "a": "after", "b": "after" } )
+      hardware.write_all( folder, { "a": "after", "b": "after" } )
     assert str( e.value ) == f"cannot write to {folder}: No space left on device"
   assert names( tmp_path ) == { "old", "a" }
   assert ( old / "a" ).read_text() == "before"

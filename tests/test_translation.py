@@ -15,9 +15,9 @@ from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream import PipeQueueRTL
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from npu.config import get_config
+from npu.arch.config import get_config
+from npu.arch.messages import mk_spad_write
 from npu.errors import NpuError
-from npu.messages import mk_spad_write
 from tests.harness import Fuzz, HarnessError, Sink, Source
 from translation import simulate, verilator
 from translation.simulate import SimulationTimeout, mk_dut, run

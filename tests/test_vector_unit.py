@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from npu.config import PRESETS, NpuConfig
-from npu.isa import Convert, Error
+from npu.arch.config import PRESETS, NpuConfig
+from npu.arch.isa import Convert, Error
 from tests.cycle_tables.vector_unit import section
 from tests.harness import Fuzz
 from tests.vector_unit_world import (

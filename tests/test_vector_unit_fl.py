@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl.npu import NpuFL
 from fl.vector_unit import argmax, ceil_to_integer, check, rmsnorm, rope, rope_table, softmax, swiglu
-from npu.config import NpuConfig, ceil_div
-from npu.isa import Convert, Error, Instruction, Rel, mk
-from npu.numerics.special import exp2neg
+from npu.arch.config import NpuConfig, ceil_div
+from npu.arch.isa import Convert, Error, Instruction, Rel, mk
+from npu.arch.numerics.special import exp2neg
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

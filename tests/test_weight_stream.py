@@ -9,10 +9,8 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 
-from npu.isa import GemmMode
-from npu.program import PRECISIONS, get_precision
-from npu.quantize_weights import CLIP_STEPS, grouped_int4, per_channel, quantize_weights
-from npu.weight_stream import (
+from npu.arch.isa import GemmMode
+from npu.arch.weight_stream import (
   FLOATING_MODES,
   GROUP_MODES,
   SCALE_MASK,
@@ -23,6 +21,8 @@ from npu.weight_stream import (
   pack,
   unpack,
 )
+from npu.compiler.program import PRECISIONS, get_precision
+from npu.compiler.quantize_weights import CLIP_STEPS, grouped_int4, per_channel, quantize_weights
 
 SIZES  = ( 4, 8, 16 )
 GROUPS = ( 32, 64, 128 )

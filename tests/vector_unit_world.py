@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pymtl3 import Component
 
 from fl.vector_unit import Best, check, execute, instruction_of, operands
-from npu.config import NpuConfig
-from npu.footprint import segment_rows
-from npu.isa import VECTOR_OP, Convert, Error, Instruction, mk
-from npu.messages import Ack, Done, mk_vector_cmd
-from npu.numerics.special import LOG2_E
+from npu.arch.config import NpuConfig
+from npu.arch.footprint import segment_rows
+from npu.arch.isa import VECTOR_OP, Convert, Error, Instruction, mk
+from npu.arch.messages import Ack, Done, mk_vector_cmd
+from npu.arch.numerics.special import LOG2_E
 from tests.harness import Fuzz, Scratchpad, Sink, Source
 from translation.blocks import get_block
 from translation.simulate import mk_dut, run

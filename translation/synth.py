@@ -48,7 +48,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from npu.config import clog2
+from npu.arch.config import clog2
 from npu.errors import NpuError
 from translation.verilog import ROOT, to_verilog
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from npu.config import ceil_div
+from npu.arch.config import ceil_div
 from npu.errors import NpuError
 from translation.verilog import ROOT
 

@@ -36,8 +36,8 @@ from tokenizers import (
 )
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from npu.models.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
-from npu.random_model import SHAPES
+from npu.tools.random_model import SHAPES
+from npu.tools.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
 
 MODELS_DIR = Path( __file__ ).parent
 JARGON     = Path( "/usr/share/doc/jargon-text/jargon.txt.gz" )

@@ -1,7 +1,7 @@
 """The controller's section of docs/cycles.md."""
 
-from npu.config import PRESETS, ceil_div
-from npu.isa import Cond, Instruction, Status, mk
+from npu.arch.config import PRESETS, ceil_div
+from npu.arch.isa import Cond, Instruction, Status, mk
 from tests.controller_world import WRITABLE, Case, Timing, World, simulate
 
 CFG    = PRESETS["edge16"]

@@ -1,7 +1,7 @@
 """The MAC array's section of docs/cycles.md: one matrix of Qwen2-0.5B's hidden size."""
 
-from npu.config import PRESETS
-from npu.weight_stream import StreamLayout
+from npu.arch.config import PRESETS
+from npu.arch.weight_stream import StreamLayout
 from tests.mac_array_world import Gemm, Timing, World, simulate
 
 SIZE = 896    # K and N: the hidden size of Qwen2-0.5B

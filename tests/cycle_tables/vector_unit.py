@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from npu.config import PRESETS, ceil_div
+from npu.arch.config import PRESETS, ceil_div
 from tests.vector_unit_world import Run, Vec, World, simulate
 
 CFG    = PRESETS["edge16"]

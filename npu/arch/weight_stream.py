@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.config import round_up
-from npu.isa import GemmMode
-from npu.numerics.fp32 import F32, I64, bits, from_bits
+from npu.arch.config import round_up
+from npu.arch.isa import GemmMode
+from npu.arch.numerics.fp32 import F32, I64, bits, from_bits
 
 WEIGHT_BITS = { GemmMode.I16_I8: 8, GemmMode.I16_I16: 16, GemmMode.I8_I8: 8, GemmMode.I16_G4: 4,
                 GemmMode.I16_G8: 8, GemmMode.BF16: 16, GemmMode.FP16: 16 }

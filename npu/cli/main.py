@@ -16,17 +16,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from npu.checkpoint import MODELS_DIR, find_model, read_config
-from npu.compiler import compile_model
-from npu.config import DEFAULT_CONFIG, LINE_BYTES, get_config
-from npu.diff import Report, compare_levels
+from npu.arch.config import DEFAULT_CONFIG, LINE_BYTES, get_config
+from npu.arch.isa import INSTRUCTION_BYTES, Status, decode, disassemble
+from npu.arch.mailbox import Flag
+from npu.cli import hardware
+from npu.compiler.build import compile_model
+from npu.compiler.checkpoint import MODELS_DIR, find_model, read_config
+from npu.compiler.image import Image, load_image
+from npu.compiler.program import DEFAULT_PRECISION
 from npu.errors import NpuError
-from npu.image import Image, load_image
-from npu.isa import INSTRUCTION_BYTES, Status, decode, disassemble
-from npu.mailbox import Flag
-from npu.program import DEFAULT_PRECISION
-from npu.progress import Pace, ProgressLine
-from npu.runtime import (
+from npu.runtime.progress import Pace, ProgressLine
+from npu.runtime.session import (
   LEVELS,
   Generation,
   Sampling,
@@ -38,7 +38,7 @@ from npu.runtime import (
   output_path,
   parse_levels,
 )
-from translation import commands
+from npu.tools.diff import Report, compare_levels
 
 app = typer.Typer( help="The open NPU: compile and run Qwen2 checkpoints, at the levels fl, cl, rtl and verilog.",
                    no_args_is_help=True,
@@ -243,7 +243,7 @@ def mk_line( session: Session, tokens: list[int], limit: int, sampling: Sampling
 @contextmanager
 def simulation_report( stream: "TextStream" ) -> Iterator[None]:
   """A simulation that is ended from outside is told in several lines, below the text so far; the exit code is 1."""
-  from npu.machine import SimulationError
+  from npu.machine.npu import SimulationError
   try:
     yield
   except SimulationError as e:
@@ -481,7 +481,7 @@ def compare( model: ModelArg = "tiny", precision: PrecisionOpt = DEFAULT_PRECISI
              tokens: Annotated[int, typer.Option( help="Tokens to compare on, from the start of the text." )] = 4096,
              context: ContextOpt = None, image: ImageOpt = None, json_file: JsonOpt = None ) -> None:
   """Compare with Hugging Face's float32 model, teacher-forced on the same tokens."""
-  from npu.compare import Reference, compare as compare_models
+  from npu.tools.compare import Reference, compare as compare_models
   check_json( json_file )
   if tokens < 2:
     raise NpuError( f"--tokens is {tokens}; choose 2 or more" )
@@ -523,7 +523,7 @@ def random_model( directory: Annotated[Path, typer.Argument( help="Folder to mak
                   like: Annotated[str, typer.Option( help="qwen2-0.5b, qwen2-1.5b, tiny or nano." )],
                   seed: Annotated[int, typer.Option( help="Seed of the weights." )] = 0 ) -> None:
   """Write a random checkpoint of real dimensions, with a working tokenizer."""
-  from npu.random_model import write_random_model
+  from npu.tools.random_model import write_random_model
   try:
     with progress_bar( f"writing {directory}" ) as progress:
       write_random_model( directory, like, seed, progress )
@@ -532,8 +532,8 @@ def random_model( directory: Annotated[Path, typer.Argument( help="Folder to mak
   except OSError as e:
     raise NpuError( f"cannot write {directory}: {e.strerror}" ) from None
 
-app.command()( commands.translate )
-app.command()( commands.synth )
+app.command()( hardware.translate )
+app.command()( hardware.synth )
 
 def main() -> None:
   """Entry point: a user's error is one line on standard error and exit code 2.

@@ -22,7 +22,7 @@ from pymtl3 import (
   mk_bitstruct,
 )
 
-from npu.config import NpuConfig
+from npu.arch.config import NpuConfig
 
 def _name( kind: str, cfg: NpuConfig ) -> str:
   d = cfg.derived
@@ -60,12 +60,12 @@ def mk_mem_write( cfg: NpuConfig ) -> Any:
 # Commands of the engines, and their answers
 #-------------------------------------------------------------------------
 
-# A command is an instruction with rows and addresses resolved. Fields are as in `npu.isa`; those that the
+# A command is an instruction with rows and addresses resolved. Fields are as in `npu.arch.isa`; those that the
 # instruction does not name are ignored. An engine answers each command twice: `ack`, as soon as it is checked
 # and whatever earlier commands are doing, and `done`, when it is finished. A refused command has no effect and
 # no `done`.
 
-Ack  = Bits4     # npu.isa.Error: NONE accepts the command
+Ack  = Bits4     # npu.arch.isa.Error: NONE accepts the command
 Done = Bits32    # ARGMAX: the index of the largest element so far; otherwise 0
 
 @cache
@@ -84,7 +84,7 @@ def mk_gemm_cmd( cfg: NpuConfig ) -> Any:
 def mk_vector_cmd( cfg: NpuConfig ) -> Any:
   """An instruction of the vector unit.
 
-  `op` is one of `npu.isa.VECTOR_OP`; `mode` is QUANTIZE's bits, CONVERT's formats, ARGMAX's
+  `op` is one of `npu.arch.isa.VECTOR_OP`; `mode` is QUANTIZE's bits, CONVERT's formats, ARGMAX's
   first; `param` is RMSNORM's inv_length, the factor of SCALE and SOFTMAX (FP32), ARGMAX's base. `dst`, `src`,
   `src2` and strides in scratchpad rows; `length` in elements.
   """

@@ -10,11 +10,9 @@ from math import e as EULER, log2, sqrt
 
 import numpy as np
 
-from npu.checkpoint import ModelConfig
-from npu.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div, round_up
-from npu.errors import NpuError
-from npu.footprint import Access, footprint
-from npu.isa import (
+from npu.arch.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div, round_up
+from npu.arch.footprint import Access, footprint
+from npu.arch.isa import (
   GROUP_SIZES,
   INSTRUCTION_BYTES,
   Cond,
@@ -27,9 +25,11 @@ from npu.isa import (
   Unit,
   mk,
 )
-from npu.kv_cache import KvLayout
-from npu.mailbox import MAILBOX_WORDS
-from npu.weight_stream import StreamLayout
+from npu.arch.kv_cache import KvLayout
+from npu.arch.mailbox import MAILBOX_WORDS
+from npu.arch.weight_stream import StreamLayout
+from npu.compiler.checkpoint import ModelConfig
+from npu.errors import NpuError
 
 @dataclass( frozen=True )
 class Precision:

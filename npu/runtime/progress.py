@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from fl.controller import Fault, Registers, boot, control, holds
-from npu.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
-from npu.footprint import footprint, gemm_layout
-from npu.isa import INSTRUCTION_BYTES, BadInstruction, Instruction, Status, Unit, decode
-from npu.mailbox import MAILBOX_WORDS, Mailbox, Word
+from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
+from npu.arch.footprint import footprint, gemm_layout
+from npu.arch.isa import INSTRUCTION_BYTES, BadInstruction, Instruction, Status, Unit, decode
+from npu.arch.mailbox import MAILBOX_WORDS, Mailbox, Word
 
 OnProgress = Callable[[int, int], None]       # cycle of the run, and the instruction that is dealt with
 

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.npu import Counters, NpuFL, Result
-from npu.checkpoint import find_model
-from npu.config import LINE_BYTES, NpuConfig
+from npu.arch.config import LINE_BYTES, NpuConfig
+from npu.arch.isa import Error, Status
+from npu.arch.mailbox import Flag, Word
+from npu.compiler.checkpoint import find_model
+from npu.compiler.image import Image
 from npu.errors import NpuError
-from npu.image import Image
-from npu.isa import Error, Status
-from npu.mailbox import Flag, Word
-from npu.progress import OnProgress, Plan, instructions_of
+from npu.runtime.progress import OnProgress, Plan, instructions_of
 
 if TYPE_CHECKING:
-  from npu.simulation import Machine, Stats
+  from npu.machine.simulation import Machine, Stats
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 
@@ -169,7 +169,7 @@ def parse_levels( text: str, option: str = "--level" ) -> dict[str, str] | None:
       raise NpuError( f"unknown level '{base}'; choose one of {', '.join( LEVELS )}" )
   if base == "fl" and not items:
     return None
-  from npu.simulation import BLOCKS, check_levels
+  from npu.machine.simulation import BLOCKS, check_levels
   levels: dict[str, str] = {}
   for item in items:
     name, given, level = item.partition( "=" )
@@ -230,8 +230,8 @@ class SimOptions:
 
 def mk_machine( cfg: NpuConfig, dram: NDArray[np.uint8], levels: Mapping[str, str],
                 options: SimOptions | None = None ) -> "Machine":
-  """The NPU in simulation with blocks at these levels. Raises NpuError as `npu.simulation.Machine`."""
-  from npu.simulation import Machine
+  """The NPU in simulation with blocks at these levels. Raises NpuError as `npu.machine.simulation.Machine`."""
+  from npu.machine.simulation import Machine
   o = options or SimOptions()
   return Machine( cfg, dram, levels, latency=o.dram_latency, bandwidth=o.dram_bandwidth, stall_seed=o.stall_seed,
                   wave=wave_name() if o.vcd else None, trace=o.trace )
@@ -253,7 +253,7 @@ def move_waves( target: Path ) -> None:
 
 def mk_stats() -> "Stats":
   """Of no run at all."""
-  from npu.simulation import Stats
+  from npu.machine.simulation import Stats
   return Stats()
 
 def add_stats( total: "Stats", more: "Stats" ) -> None:
@@ -304,7 +304,7 @@ class Session:
   Parameters
   ----------
   image
-    From `npu.image.load_image`.
+    From `npu.compiler.image.load_image`.
   levels
     As `parse_levels` takes or returns them: None, or `fl`, is the functional NPU; anything else is a machine with
     cycles.
@@ -390,7 +390,7 @@ class Session:
     ------
     NpuError
       The NPU stopped with an error: the image is not one of the compiler's. At levels with cycles also what
-      `npu.simulation.Machine.run` raises.
+      `npu.machine.simulation.Machine.run` raises.
     """
     self.prepare( limit, flags, eos )
     if isinstance( self.npu, NpuFL ):

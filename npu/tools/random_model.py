@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from npu.models.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
+from npu.tools.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
 
 #-------------------------------------------------------------------------
 # Shapes

@@ -23,8 +23,8 @@ from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
 from cl.memory import MemorySystem, MemorySystemCL
 from cl.signals import mk_any, mk_sample
+from npu.arch.isa import Unit
 from npu.errors import NpuError
-from npu.isa import Unit
 from translation.blocks import get_block
 
 CAUSES = ( "write", "scratchpad", "request", "memory", "compute" )
@@ -185,7 +185,7 @@ class Npu( Component ):
   doorbell
     RecvIfcRTL( Bits1 ): a message starts a run of what the mailbox says.
   finished
-    SendIfcRTL( Bits4 ): its `npu.isa.Status`, when it has ended.
+    SendIfcRTL( Bits4 ): its `npu.arch.isa.Status`, when it has ended.
 
   Parameters
   ----------

@@ -8,7 +8,7 @@ exponent and needs no second address. The value of an element is q * 2**(E - 127
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npu.numerics.fp32 import BIAS, F32, I64, biased_exponent, f2i
+from npu.arch.numerics.fp32 import BIAS, F32, I64, biased_exponent, f2i
 
 def lsb_exponent( exponent: ArrayLike, bits: int ) -> I64:
   """The power of two that one unit of q stands for: E - 127 - (bits - 2)."""

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from fl.controller import ENGINES, Fault, Registers, boot, command_of, holds, offset
 from fl.npu import NpuFL, Result
-from npu.config import LINE_BYTES, NpuConfig
+from npu.arch.config import LINE_BYTES, NpuConfig
+from npu.arch.footprint import Access, footprint
+from npu.arch.isa import INSTRUCTION_BYTES, Error, Instruction, Status, Unit, disassemble
+from npu.arch.mailbox import MAILBOX_WORDS, Word
+from npu.compiler.image import Image
 from npu.errors import NpuError
-from npu.footprint import Access, footprint
-from npu.image import Image
-from npu.isa import INSTRUCTION_BYTES, Error, Instruction, Status, Unit, disassemble
-from npu.mailbox import MAILBOX_WORDS, Word
-from npu.progress import OnProgress
-from npu.runtime import Session, SimOptions
+from npu.runtime.progress import OnProgress
+from npu.runtime.session import Session, SimOptions
 
 MAILBOX_BYTES = 4 * MAILBOX_WORDS
 
@@ -49,7 +49,7 @@ class Recording:
   Attributes
   ----------
   streams
-    By unit, as in `npu.machine`: mac_array, vector_unit, attention_engine, load, store, controller.
+    By unit, as in `npu.machine.npu`: mac_array, vector_unit, attention_engine, load, store, controller.
   end
     How the machine has ended, in words: nothing more comes. None before.
   """

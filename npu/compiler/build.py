@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.checkpoint import Checkpoint, find_model, read_config, tensor_shapes
-from npu.config import LINE_BYTES, NpuConfig, round_up
+from npu.arch.config import LINE_BYTES, NpuConfig, round_up
+from npu.arch.isa import encode
+from npu.arch.mailbox import MAILBOX_WORDS, Word
+from npu.arch.numerics.fp32 import F32
+from npu.arch.weight_stream import StreamLayout, pack
+from npu.compiler.checkpoint import Checkpoint, find_model, read_config, tensor_shapes
+from npu.compiler.image import create_image
+from npu.compiler.program import NORMS_PER_LAYER, Program, Region, build, get_precision, head_order
+from npu.compiler.quantize_weights import quantize_weights
 from npu.errors import NpuError
-from npu.image import create_image
-from npu.isa import encode
-from npu.mailbox import MAILBOX_WORDS, Word
-from npu.numerics.fp32 import F32
-from npu.program import NORMS_PER_LAYER, Program, Region, build, get_precision, head_order
-from npu.quantize_weights import quantize_weights
-from npu.weight_stream import StreamLayout, pack
 
 DEFAULT_CONTEXT = 4096     # the KV cache of a long context is large: more only if asked for
 BLOCK_BYTES     = 1 << 26  # embedding rows are copied in blocks of about this size

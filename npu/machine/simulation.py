@@ -18,11 +18,11 @@ from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
 from cl.memory import READ_CLIENTS, WRITE_CLIENTS
 from fl.npu import Result, TokenCallback
-from npu.config import NpuConfig
+from npu.arch.config import NpuConfig
+from npu.arch.isa import Error, Status
+from npu.arch.mailbox import Mailbox, Word
 from npu.errors import NpuError
-from npu.isa import Error, Status
-from npu.machine import Npu, SimulationError, UnitStats
-from npu.mailbox import Mailbox, Word
+from npu.machine.npu import Npu, SimulationError, UnitStats
 from translation.blocks import get_block
 from translation.simulate import LEVELS, mk_dut, registered, simulator
 

@@ -1,6 +1,6 @@
 """Write `tables.py`: piecewise-linear tables of 64 segments, as integers.
 
-    python -m npu.numerics.mk_tables > npu/numerics/tables.py
+    python -m npu.arch.numerics.mk_tables > npu/arch/numerics/tables.py
 
 Each segment is the chord of a convex, falling function, lowered by half its largest error, in units
 of 2**-20. The result is committed, and `special.py` reads only that: the golden model does not depend

@@ -10,12 +10,12 @@ import ml_dtypes  # noqa: F401 - teaches numpy the type name "bfloat16", which s
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from npu.arch.mailbox import MAX_EOS
+from npu.arch.numerics.fp32 import F32, flush
 from npu.errors import NpuError
-from npu.mailbox import MAX_EOS
-from npu.numerics.fp32 import F32, flush
 
 EMBEDDED = ( "tiny", "nano" )
-MODELS_DIR = Path( __file__ ).parent / "models"
+MODELS_DIR = Path( __file__ ).resolve().parents[1] / "models"
 FLOAT_DTYPES = ( "F32", "BF16", "F16" )
 
 def find_model( name: str ) -> Path:

@@ -17,12 +17,12 @@ from typing import Annotated
 
 import typer
 
-from npu.compiler import compile_model
-from npu.config import get_config
+from npu.arch.config import get_config
+from npu.compiler.build import compile_model
+from npu.compiler.image import load_image
+from npu.compiler.program import DEFAULT_PRECISION
 from npu.errors import NpuError
-from npu.image import load_image
-from npu.program import DEFAULT_PRECISION
-from npu.runtime import LEVELS, Session, TextCodec, parse_levels
+from npu.runtime.session import LEVELS, Session, TextCodec, parse_levels
 
 @dataclass( frozen=True )
 class Measured:
@@ -35,7 +35,7 @@ def measure( *arguments: str ) -> Measured:
   """Run `npu ARGUMENTS` in a process of its own; RuntimeError if it fails."""
   began = time.perf_counter()
   with tempfile.TemporaryFile( "w+" ) as out:
-    child = subprocess.Popen( [ sys.executable, "-m", "npu.cli", *arguments ], stdout=out )
+    child = subprocess.Popen( [ sys.executable, "-m", "npu.cli.main", *arguments ], stdout=out )
     _, status, usage = os.wait4( child.pid, 0 )
     child.returncode = os.waitstatus_to_exitcode( status )
     if child.returncode:

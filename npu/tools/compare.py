@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu.errors import NpuError
-from npu.runtime import Session
+from npu.runtime.session import Session
 
 @dataclass
 class Comparison:

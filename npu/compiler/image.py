@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.config import LINE_BYTES
+from npu.arch.config import LINE_BYTES
 from npu.errors import NpuError
 
 MAGIC          = b"NPUIMAGE"

@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.config import LINE_BYTES
+from npu.arch.config import LINE_BYTES
 
 MAILBOX_WORDS = 32
 MAX_EOS       = 4
@@ -25,8 +25,8 @@ class Word( IntEnum ):
   LIMIT         = 4    # h: tokens to produce in this run, at least 1
   EOS_COUNT     = 5    # h: how many of the next four words count
   EOS           = 6    # h: end-of-sequence tokens, words 6 to 9
-  STATUS        = 10   # n: see npu.isa.Status
-  ERROR         = 11   # n: see npu.isa.Error
+  STATUS        = 10   # n: see npu.arch.isa.Status
+  ERROR         = 11   # n: see npu.arch.isa.Error
   PC            = 12   # n: the instruction that ended the run
   COUNT         = 13   # n: tokens produced in this run
   PROGRAM       = 14   # c: line of the first instruction

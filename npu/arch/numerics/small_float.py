@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npu.numerics.fp32 import F32, bits, flush, from_bits
+from npu.arch.numerics.fp32 import F32, bits, flush, from_bits
 
 @dataclass( frozen=True )
 class SmallFloat:

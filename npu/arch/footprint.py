@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from npu.config import LINE_BYTES, ROWS_PER_TOKEN, NpuConfig, ceil_div
-from npu.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction
-from npu.kv_cache import KvLayout
-from npu.weight_stream import StreamLayout
+from npu.arch.config import LINE_BYTES, ROWS_PER_TOKEN, NpuConfig, ceil_div
+from npu.arch.isa import GROUP_SIZES, Error, GemmFlag, GemmMode, Instruction
+from npu.arch.kv_cache import KvLayout
+from npu.arch.weight_stream import StreamLayout
 
 @dataclass( frozen=True )
 class Access:

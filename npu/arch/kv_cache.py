@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.config import CHUNK, LINE_BYTES
-from npu.numerics.fp32 import I64
+from npu.arch.config import CHUNK, LINE_BYTES
+from npu.arch.numerics.fp32 import I64
 
 @dataclass( frozen=True )
 class KvLayout:

@@ -1,4 +1,4 @@
-"""The commands `npu translate` and `npu synth`; `npu.cli` registers them.
+"""The commands `npu translate` and `npu synth`; `npu.cli.main` registers them.
 
 PyMTL3 and the tools are imported when a command runs, so that the other commands start as fast as without them.
 """
@@ -16,13 +16,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from npu.config import DEFAULT_CONFIG, get_config
+import translation
+from npu.arch.config import DEFAULT_CONFIG, get_config
 from npu.errors import NpuError
 
 if TYPE_CHECKING:
   from translation.synth import Report
 
-WAIVERS = Path( __file__ ).with_name( "waivers.vlt" )
+WAIVERS = Path( translation.__file__ or "" ).with_name( "waivers.vlt" )
 
 BlockOpt  = Annotated[str, typer.Option( "--block", help="Block, such as mac_array." )]
 ConfigOpt = Annotated[str, typer.Option( "--config", help="edge4, edge8 or edge16." )]
@@ -117,7 +118,7 @@ def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonO
   The MAC array takes half a minute with edge4 and a minute with edge16, and
   the first start of Yosys a minute or two more.
   """
-  from npu.cli import check_json, progress_bar, write_json
+  from npu.cli.main import check_json, progress_bar, write_json
   from translation.synth import prepare, synthesise, version
   check_json( json_file )
   component = mk_rtl( block, config )

@@ -13,8 +13,8 @@ Error bounds (each proven over every input fraction in tests/test_numerics.py):
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npu.numerics import tables
-from npu.numerics.fp32 import (
+from npu.arch.numerics import tables
+from npu.arch.numerics.fp32 import (
     BIAS,
     F32,
     I64,
