@@ -19,20 +19,20 @@ from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from npu.arch.config import ROWS_PER_TOKEN, clog2
 from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
-from rtl_models.address_nest import COUNT_BITS, AddressNest
-from rtl_models.attention_accumulators import AttentionAccumulators
-from rtl_models.attention_append import AttentionAppend
-from rtl_models.attention_check import AttentionCheck
-from rtl_models.attention_chunks import AttentionChunks
-from rtl_models.attention_output import AttentionOutput
-from rtl_models.attention_rows import AttentionRows
-from rtl_models.attention_sequence import AttentionSequence, mk_chunk
-from rtl_models.attention_shape import AttentionShape
-from rtl_models.attention_softmax import AttentionSoftmax
-from rtl_models.attention_stream import AttentionStream
-from rtl_models.attention_tiles import AttentionTiles, mk_tile
-from rtl_models.mac_column import MacColumn
-from rtl_models.operand_decode import OperandDecode
+from rtl_models.attention.accumulators import AttentionAccumulators
+from rtl_models.attention.address_nest import COUNT_BITS, AddressNest
+from rtl_models.attention.append import AttentionAppend
+from rtl_models.attention.check import AttentionCheck
+from rtl_models.attention.chunks import AttentionChunks
+from rtl_models.attention.output import AttentionOutput
+from rtl_models.attention.rows import AttentionRows
+from rtl_models.attention.sequence import AttentionSequence, mk_chunk
+from rtl_models.attention.shape import AttentionShape
+from rtl_models.attention.softmax import AttentionSoftmax
+from rtl_models.attention.stream import AttentionStream
+from rtl_models.attention.tiles import AttentionTiles, mk_tile
+from rtl_models.mac.column import MacColumn
+from rtl_models.mac.operand_decode import OperandDecode
 
 STAGES = 8     # registers from the multiplier to the write port
 CHUNKS = 4     # chunks between the first that is read and the last that is written

@@ -30,7 +30,8 @@ from npu.arch.messages import (
   mk_spad_write,
   mk_vector_cmd,
 )
-from rtl_models.decoder import (
+from rtl_models.common.range_check import RangeCheck
+from rtl_models.control.decoder import (
   INSTRUCTION_BITS,
   Decoder,
   Member,
@@ -40,14 +41,13 @@ from rtl_models.decoder import (
   opcodes_with,
   place,
 )
-from rtl_models.dispatcher import Dispatcher
-from rtl_models.instruction_fetch import SLOT_BITS, InstructionFetch
-from rtl_models.load_unit import LoadUnit, table_rows
-from rtl_models.mailbox_reader import MailboxReader
-from rtl_models.mailbox_writer import END, START, TOKEN, MailboxWriter
-from rtl_models.range_check import RangeCheck
-from rtl_models.store_unit import StoreUnit
-from rtl_models.token_reader import TokenReader
+from rtl_models.control.dispatcher import Dispatcher
+from rtl_models.control.instruction_fetch import SLOT_BITS, InstructionFetch
+from rtl_models.control.load_unit import LoadUnit, table_rows
+from rtl_models.control.mailbox_reader import MailboxReader
+from rtl_models.control.mailbox_writer import END, START, TOKEN, MailboxWriter
+from rtl_models.control.store_unit import StoreUnit
+from rtl_models.control.token_reader import TokenReader
 
 # States, in the order of a run. In those from FETCH to POST instructions are fetched ahead.
 ( IDLE,      # until the doorbell

@@ -17,13 +17,13 @@ from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 from npu.arch.config import clog2
 from npu.arch.isa import Error, GemmMode
 from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write, mk_stream_req
-from rtl_models.mac_column import MacColumn
-from rtl_models.mac_output import K_BITS, MacOutput
-from rtl_models.operand_decode import OperandDecode
-from rtl_models.range_check import RangeCheck
-from rtl_models.row_reader import RowReader
-from rtl_models.stream_reader import StreamReader
-from rtl_models.weight_loader import WeightLoader
+from rtl_models.common.range_check import RangeCheck
+from rtl_models.common.stream_reader import StreamReader
+from rtl_models.mac.column import MacColumn
+from rtl_models.mac.operand_decode import OperandDecode
+from rtl_models.mac.output import K_BITS, MacOutput
+from rtl_models.mac.row_reader import RowReader
+from rtl_models.mac.weight_loader import WeightLoader
 
 STAGES = 10    # registers from the multiplier to the write port
 

@@ -17,14 +17,11 @@ from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from npu.arch.messages import Ack, Done, mk_spad_write, mk_vector_cmd
-from rtl_models.exponent_scan import ExponentScan
-from rtl_models.row_fetch import RowFetch
-from rtl_models.segment_reduce import SegmentReduce
-from rtl_models.sigmoid import SIGMOID_STAGES, SigmoidPipe
-from rtl_models.vector_check import VectorCheck
-from rtl_models.vector_decode import VectorDecode
-from rtl_models.vector_lane import LANE_STAGES, VectorLane
-from rtl_models.vector_messages import (
+from rtl_models.vector.check import VectorCheck
+from rtl_models.vector.decode import VectorDecode
+from rtl_models.vector.exponent_scan import ExponentScan
+from rtl_models.vector.lane import LANE_STAGES, VectorLane
+from rtl_models.vector.messages import (
   ADD,
   MUL,
   QUANTIZE,
@@ -38,8 +35,11 @@ from rtl_models.vector_messages import (
   mk_scan_tag,
   mk_walk,
 )
-from rtl_models.vector_sequencer import SCANNED, VectorSequencer
-from rtl_models.write_ledger import WriteLedger
+from rtl_models.vector.row_fetch import RowFetch
+from rtl_models.vector.segment_reduce import SegmentReduce
+from rtl_models.vector.sequencer import SCANNED, VectorSequencer
+from rtl_models.vector.sigmoid import SIGMOID_STAGES, SigmoidPipe
+from rtl_models.vector.write_ledger import WriteLedger
 
 COMMANDS  = 2     # checked commands that wait
 STEPS     = 4     # of SWIGLU: cycles in which a row goes through n/4 pipes

@@ -1,4 +1,4 @@
-"""The binary32 operators of `rtl_models/fp32.py` against numpy's float32, in simulation and as Verilog.
+"""The binary32 operators of `rtl_models/common/fp32.py` against numpy's float32, in simulation and as Verilog.
 
 All operators stand side by side in one bench, so that one Verilated model checks them all: a record of
 operands in, a record of results out. The expected results come from numpy on whole arrays, float64
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pymtl3 import Component, DefaultPassGroup, InPort, OutPort, connect
 
 from npu.arch.numerics.fp32 import add_exponent, f2i, fadd, flush, fmul, i2f
-from rtl_models.fp32 import (
+from rtl_models.common.fp32 import (
   Fp32Add,
   Fp32AddExponent,
   Fp32Less,

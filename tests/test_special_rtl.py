@@ -19,10 +19,10 @@ from npu.arch.isa import Convert
 from npu.arch.numerics.fp32 import bits, f2i, fmul, from_bits
 from npu.arch.numerics.small_float import BF16, FP16, fields, round_to, to_fp32
 from npu.arch.numerics.special import LOG2_E, U_FRACTION_BITS, U_MAX, exp2neg, reciprocal, rsqrt, sigmoid
-from rtl_models.exp2neg import Exp2Neg
-from rtl_models.reciprocal import RECIPROCAL_STAGES, ReciprocalPipe
-from rtl_models.sigmoid import SIGMOID_STAGES, SigmoidPipe
-from rtl_models.small_float import SmallFloatConvert
+from rtl_models.common.exp2neg import Exp2Neg
+from rtl_models.vector.reciprocal import RECIPROCAL_STAGES, ReciprocalPipe
+from rtl_models.vector.sigmoid import SIGMOID_STAGES, SigmoidPipe
+from rtl_models.vector.small_float import SmallFloatConvert
 from translation.verilator import Model, compile_model
 from translation.verilog import to_verilog
 

@@ -18,8 +18,8 @@ from npu.arch.config import PRESETS, get_config
 from npu.cli import hardware
 from npu.cli.hardware import WAIVERS
 from npu.errors import NpuError
-from rtl_models.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
-from rtl_models.operand_decode import OperandDecode
+from rtl_models.common.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
+from rtl_models.mac.operand_decode import OperandDecode
 from translation import blocks, synth, verilator
 from translation.blocks import get_block
 from translation.synth import Module, YosysError, module_names, synthesise

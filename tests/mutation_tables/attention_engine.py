@@ -2,15 +2,15 @@
 
 SELECTED = "(test_rows and not n8 and not n16) or test_long_rows or test_bad or test_edges or test_cycles"
 
-CHECK    = "rtl_models/attention_check.py"
-APPEND   = "rtl_models/attention_append.py"
-SEQUENCE = "rtl_models/attention_sequence.py"
-CHUNKS   = "rtl_models/attention_chunks.py"
-TILES    = "rtl_models/attention_tiles.py"
-SUMS     = "rtl_models/attention_accumulators.py"
-SOFTMAX  = "rtl_models/attention_softmax.py"
-LANE     = "rtl_models/attention_softmax_lane.py"
-OUTPUT   = "rtl_models/attention_output.py"
+CHECK    = "rtl_models/attention/check.py"
+APPEND   = "rtl_models/attention/append.py"
+SEQUENCE = "rtl_models/attention/sequence.py"
+CHUNKS   = "rtl_models/attention/chunks.py"
+TILES    = "rtl_models/attention/tiles.py"
+SUMS     = "rtl_models/attention/accumulators.py"
+SOFTMAX  = "rtl_models/attention/softmax.py"
+LANE     = "rtl_models/attention/softmax_lane.py"
+OUTPUT   = "rtl_models/attention/output.py"
 ENGINE   = "rtl_models/attention_engine.py"
 
 # What is broken, where, what becomes what.

@@ -5,11 +5,11 @@ SELECTED = ( "( test_rows and not n8 and not n16 ) or ( test_rows_n16 and progra
              "or test_programs or ( test_faults and busy ) or test_skipped" )
 
 CONTROLLER = "rtl_models/controller.py"
-DISPATCHER = "rtl_models/dispatcher.py"
-FETCH      = "rtl_models/instruction_fetch.py"
-LOAD       = "rtl_models/load_unit.py"
-STORE      = "rtl_models/store_unit.py"
-WRITER     = "rtl_models/mailbox_writer.py"
+DISPATCHER = "rtl_models/control/dispatcher.py"
+FETCH      = "rtl_models/control/instruction_fetch.py"
+LOAD       = "rtl_models/control/load_unit.py"
+STORE      = "rtl_models/control/store_unit.py"
+WRITER     = "rtl_models/control/mailbox_writer.py"
 
 MUTATIONS = (
   ( "PC goes on at a fault", CONTROLLER, "      if s.fault != 0:\n        s.steps @= 0\n", "" ),
@@ -46,13 +46,13 @@ MUTATIONS = (
   ( "token buffer without its last word", CONTROLLER,
     "( zext( s.capacity, 34 ) + words_per_line )", "( zext( s.capacity, 34 ) + 15 )" ),
   ( "PREFILL while scoring", CONTROLLER, "~s.score & ( s.pos < s.len )", "s.pos < s.len" ),
-  ( "status of HALT checked as a format", "rtl_models/decoder.py",
+  ( "status of HALT checked as a format", "rtl_models/control/decoder.py",
     "( s.opcode == HALT ) & ~s.ok_status.ok", "( s.opcode == HALT ) & ~s.ok_formats.ok" ),
   ( "instruction after a jump executed", FETCH, "s.stale <<= s.left", "s.stale <<= 0" ),
   ( "more instructions asked for than there is room", FETCH, "( s.ahead != DEPTH )", "( s.ahead != 15 )" ),
   ( "fetch past the program", FETCH, "( s.slot < s.limit )", "( s.slot <= s.limit )" ),
   ( "halves of a beat exchanged", FETCH, "if s.odd.send.msg:", "if ~s.odd.send.msg:" ),
-  ( "token read twice at the end of a beat", "rtl_models/token_reader.py",
+  ( "token read twice at the end of a beat", "rtl_models/control/token_reader.py",
     "( ( s.lane == top ) | ( s.left == 1 ) )", "( s.left == 1 )" ),
   ( "lanes past the length loaded", LOAD, "        if ~s.keep[c]:\n          s.masked[c] @= 0\n", "" ),
   ( "one lane too many loaded", LOAD, "( s.tail > c )", "( s.tail >= c )" ),
