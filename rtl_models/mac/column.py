@@ -18,30 +18,15 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
 from npu.arch.config import clog2
+from rtl_models.common.larger_exponent import EXP_BITS, LargerExponent
 
 WEIGHT_BITS = 25    # sign, 16-bit magnitude, 8-bit exponent (floating modes)
-EXP_BITS    = 9     # sum of two biased exponents
 KEEP_BITS   = 18    # an aligned magnitude: 2 integer and 16 fraction bits
 PART_BITS   = 34    # four products of 31 bits, signed
 
 def mk_total_bits( n ):
   """Width of a column's sum: n products, signed."""
   return PART_BITS + clog2( n ) - 2
-
-class LargerExponent( Component ):
-  """The larger of two exponents: a node of a tree, whose depth grows with log2( n ) comparators and not with n."""
-
-  def construct( s ):
-    s.set_metadata( VerilogTranslationPass.explicit_module_name, "LargerExponent" )
-    s.a   = InPort( EXP_BITS )
-    s.b   = InPort( EXP_BITS )
-    s.out = OutPort( EXP_BITS )
-
-    @update
-    def up_larger():
-      s.out @= s.a
-      if s.b > s.a:
-        s.out @= s.b
 
 class MacColumn( Component ):
   """`load_en` writes rows of the shadow weights; `swap` makes them active at the end of the cycle.

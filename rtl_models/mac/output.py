@@ -19,7 +19,8 @@ from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
 from rtl_models.common.fp32 import Fp32Add, Fp32AddExponent, Fp32Mul, IntToFp32
-from rtl_models.mac.column import EXP_BITS, mk_total_bits
+from rtl_models.common.larger_exponent import EXP_BITS
+from rtl_models.mac.column import mk_total_bits
 
 K_BITS = 10    # signed exponents that are added: -512..511
 

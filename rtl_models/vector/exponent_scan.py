@@ -3,7 +3,7 @@
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from rtl_models.mac.column import EXP_BITS, LargerExponent
+from rtl_models.common.larger_exponent import EXP_BITS, LargerExponent
 
 class ExponentScan( Component ):
   """Costs a tree of n comparators of 8 bits, and one for the rows.

@@ -6,7 +6,8 @@ SELECTED = "(test_rows and not n8 and not n16) or test_bad or test_cycles"
 MUTATIONS = (
   ( "sign of the weight dropped", "rtl_models/mac/column.py", "s.a_sign[k] ^ s.active[k][24]", "s.a_sign[k]" ),
   ( "FP16 products aligned one bit off", "rtl_models/mac/column.py", "s.mag1[k][4:22]", "s.mag1[k][3:21]" ),
-  ( "smallest exponent instead of the largest", "rtl_models/mac/column.py", "if s.b > s.a:", "if s.b < s.a:" ),
+  ( "smallest exponent instead of the largest", "rtl_models/common/larger_exponent.py",
+    "if s.b > s.a:", "if s.b < s.a:" ),
   ( "exponent of zero decides the alignment", "rtl_models/mac/column.py",
     "if ( s.a_exp[k] != 0 ) & ( s.active[k][0:8] != 0 ):", "if s.a_exp[k] != 0:" ),
   ( "write stall ignored", "rtl_models/mac_array.py", "~( s.v[10] & ~s.wr.rdy ) & ", "" ),
