@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 OUTPUT = Path( __file__ ).resolve().parent.parent / "docs" / "cycles.md"
-BLOCKS = ( "mac_array", "vector_unit", "attention_engine", "controller" )   # in tests/cycle_tables
+BLOCKS = ( "mac_array", "vector_unit", "attention_engine", "controller" )   # each has a table in its folder
 
 INTRODUCTION = """# Cycles
 
@@ -29,7 +29,7 @@ def main( check: Annotated[bool, typer.Option( help="Only compare with the file.
   sections = [ INTRODUCTION ]
   for block in BLOCKS:
     began = time.perf_counter()
-    sections.append( importlib.import_module( f"tests.cycle_tables.{block}" ).section( level ) )
+    sections.append( importlib.import_module( f"tests.{block}.cycles" ).section( level ) )
     console.print( f"{block}: {time.perf_counter() - began:.0f} s ({level})" )
   text = "\n".join( sections )
   if not check:

@@ -22,16 +22,14 @@ import typer
 ROOT    = Path( __file__ ).resolve().parent.parent
 FOLDERS = ( "npu", "fl", "cl", "rtl_models", "translation", "tests" )
 FILES   = ( "conftest.py", "setup.cfg", "pyproject.toml" )
-# The blocks in tests/mutation_tables, with their suites.
-BLOCKS  = { "mac_array": "test_mac_array.py", "vector_unit": "test_vector_unit.py",
-            "attention_engine": "test_attention_engine.py", "controller": "test_controller.py",
-            "memory_hub": "test_memory.py" }
+# Each has its table and its suite in a folder of tests/.
+BLOCKS  = ( "mac_array", "vector_unit", "attention_engine", "controller", "memory_hub" )
 
 Mutation = tuple[str, str, str, str]     # name, file, what becomes what
 
 def table( block: str ) -> Any:
-  """A block's module in tests/mutation_tables."""
-  return importlib.import_module( f"tests.mutation_tables.{block}" )
+  """A block's module of mutations."""
+  return importlib.import_module( f"tests.{block}.mutations" )
 
 def survives( block: str, mutation: Mutation, cache: Path ) -> str:
   """Why the mutation counts as unnoticed; empty if the suite failed, as it should."""
@@ -52,7 +50,7 @@ def survives_in( tree: Path, block: str, mutation: Mutation, cache: Path ) -> st
   target.write_text( text.replace( before, after ) )
   environment = { **os.environ, "PYTHONPATH": str( tree ), "NPU_CACHE_DIR": str( cache ),
                   "NPU_X_INITIAL": "zeros" }
-  done = subprocess.run( [ sys.executable, "-m", "pytest", f"tests/{BLOCKS[block]}", "-x", "-q",
+  done = subprocess.run( [ sys.executable, "-m", "pytest", f"tests/{block}", "-x", "-q",
                            "-p", "no:cacheprovider", "--level=verilog", "-k", table( block ).SELECTED ],
                          cwd=tree, env=environment, capture_output=True, text=True, check=False )
   # 1: tests failed. Anything else than that is no verdict on the mutation.

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from npu.arch.config import PRESETS, NpuConfig
 from npu.arch.isa import Convert, Error
-from tests.cycle_tables.vector_unit import section
 from tests.harness import Fuzz
-from tests.vector_unit_world import (
+from tests.vector_unit.cycles import section
+from tests.vector_unit.world import (
   CALM,
   LEVELS,
   WILD,

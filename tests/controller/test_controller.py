@@ -13,7 +13,7 @@ from npu.arch.config import PRESETS, NpuConfig
 from npu.arch.isa import FORMATS, Cond, Error, Field, Instruction, Rel, Status, Unit, encode, mk
 from npu.arch.mailbox import Flag
 from npu.compiler.program import assign_waits
-from tests.controller_world import (
+from tests.controller.world import (
   ALL_UNITS,
   CALM,
   CONTEXT,

@@ -17,7 +17,7 @@ from npu.arch.mailbox import Flag, Mailbox, Word
 from npu.errors import NpuError
 from npu.machine.npu import CAUSES, SimulationError
 from npu.machine.simulation import BLOCKS, Machine, check_levels
-from tests.npu_world import ENGINES, PROMPT, check_run, golden, mk_images, prepare, simulate
+from tests.machine.world import ENGINES, PROMPT, check_run, golden, mk_images, prepare, simulate
 from translation.simulate import WAVES, mk_dut, registered, run
 
 @pytest.fixture( scope="session" )

@@ -37,7 +37,7 @@ from npu.arch.isa import (
 )
 from npu.errors import NpuError
 
-ROOT  = Path( __file__ ).resolve().parent.parent
+ROOT  = Path( __file__ ).resolve().parents[2]
 ENUMS = ( Cond, Rel, Unit, GemmMode, GemmFlag, Convert, Status, Error )
 
 by_format = pytest.mark.parametrize( "fmt", FORMATS, ids=lambda fmt: fmt.mnemonic )

@@ -2,7 +2,7 @@
 
 from npu.arch.config import PRESETS
 from npu.arch.weight_stream import StreamLayout
-from tests.mac_array_world import Gemm, Timing, World, simulate
+from tests.mac_array.world import Gemm, Timing, World, simulate
 
 SIZE = 896    # K and N: the hidden size of Qwen2-0.5B
 

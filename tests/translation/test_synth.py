@@ -169,7 +169,7 @@ def test_a_level_is_imported_when_it_is_read():
   code = ( "import sys; from translation.blocks import get_block; block = get_block( 'mac_array' ); "
            "assert 'rtl' in block and 'verilog' not in block; assert 'rtl_models.mac_array' not in sys.modules; "
            "block['rtl']; assert 'rtl_models.mac_array' in sys.modules and 'cl.mac_array' not in sys.modules" )
-  subprocess.run( [ sys.executable, "-c", code ], check=True, cwd=Path( __file__ ).parent.parent )
+  subprocess.run( [ sys.executable, "-c", code ], check=True, cwd=Path( __file__ ).parents[2] )
 
 def test_unknown_block():
   known = ", ".join( blocks.BLOCKS )
@@ -199,7 +199,7 @@ def test_translate_mac_array( config, tmp_path ):
   modules = module_names( source )
   assert len( modules ) == len( set( modules ) ) and top in modules
   assert not any( "__" in m for m in modules )
-  assert str( Path( __file__ ).parent.parent ) not in source
+  assert str( Path( __file__ ).parents[2] ) not in source
 
 OPERATORS = [ Fp32Add, Fp32Less, Fp32Mul, *( lambda c=c, n=n: c( n ) for c, n in (
   ( Fp32AddExponent, 10 ), ( Fp32ToFixed, 8 ), ( Fp32ToFixed, 16 ), ( Fp32ToFixed, 41 ),

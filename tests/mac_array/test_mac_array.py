@@ -10,7 +10,7 @@ from npu.arch.config import PRESETS
 from npu.arch.isa import GROUP_SIZES, Error, GemmMode
 from npu.arch.weight_stream import GROUP_MODES
 from tests.harness import Fuzz
-from tests.mac_array_world import CALM, LEVELS, WILD, Gemm, Timing, World, check_cycles, simulate
+from tests.mac_array.world import CALM, LEVELS, WILD, Gemm, Timing, World, check_cycles, simulate
 
 #-------------------------------------------------------------------------
 # The table

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import pytest
 
 from npu.arch.mailbox import Flag
-from tests.npu_world import PROMPT, mk_images, simulate
+from tests.machine.world import PROMPT, mk_images, simulate
 
 SWAPPED = ( "mac_array", "vector_unit", "attention_engine", "controller" )
 LEVELS  = ( "fl", "cl", "rtl" )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from npu.arch.config import PRESETS, ceil_div
-from tests.vector_unit_world import Run, Vec, World, simulate
+from tests.vector_unit.world import Run, Vec, World, simulate
 
 CFG    = PRESETS["edge16"]
 QUEUED = 4                  # commands in a queue

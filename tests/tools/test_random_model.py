@@ -170,7 +170,7 @@ def test_torch_is_not_needed( tmp_path: Path ) -> None:
            "from npu.tools.random_model import write_random_model\n"
            "write_random_model( Path( sys.argv[1] ), 'nano' )" )
   subprocess.run( [ sys.executable, "-c", code, str( tmp_path / "nano" ) ], check=True,
-                  cwd=Path( __file__ ).parents[1] )
+                  cwd=Path( __file__ ).parents[2] )
   assert ( tmp_path / "nano" / "model.safetensors" ).exists()
 
 #-------------------------------------------------------------------------

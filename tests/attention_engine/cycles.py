@@ -1,7 +1,7 @@
 """The attention engine's section of docs/cycles.md."""
 
 from npu.arch.config import CHUNK, PRESETS, ceil_div
-from tests.attention_engine_world import Attend, Timing, World, simulate
+from tests.attention_engine.world import Attend, Timing, World, simulate
 
 CONTEXTS = ( 128, 1024, 4096 )    # the last row of the pass is the last of so many positions
 ROWS     = ( 1, 16 )

@@ -396,13 +396,13 @@ def test_struct_names_are_those_of_the_messages():
 @verilog
 def test_text_is_independent_of_the_place():
   _, source = to_verilog( NamedRTL() )
-  assert "// At tests/test_translation.py" in source and "// At pymtl3/stdlib/stream/queues.py" in source
+  assert "// At tests/translation/test_translation.py" in source and "// At pymtl3/stdlib/stream/queues.py" in source
   assert str( ROOT ) not in source
   assert not re.search( r"(?m)[ \t]$", source )
 
 @verilog
 def test_text_is_the_same_in_every_process():
-  code = ( "from tests.test_translation import *; import hashlib;"
+  code = ( "from tests.translation.test_translation import *; import hashlib;"
            "print( hashlib.sha256( to_verilog( NamedRTL() )[1].encode() ).hexdigest() )" )
   seen = { subprocess.run( [ sys.executable, "-c", code ], cwd=ROOT, check=True, capture_output=True, text=True,
                            env={ **os.environ, "PYTHONPATH": str( ROOT ), "PYTHONHASHSEED": seed } ).stdout
@@ -544,7 +544,7 @@ def test_cache_is_addressed_by_content( fresh_cache ):
 
 @verilog
 def test_two_processes_build_once( fresh_cache ):
-  code  = "from tests.test_translation import *; print( library_of().stat().st_ino )"
+  code  = "from tests.translation.test_translation import *; print( library_of().stat().st_ino )"
   start = [ subprocess.Popen( [ sys.executable, "-c", code ], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                               env={ **os.environ, "PYTHONPATH": str( ROOT ) } ) for _ in range( 2 ) ]
   inodes = [ p.communicate()[0] for p in start ]

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from npu.arch.config import PRESETS
 from npu.arch.isa import Error
-from tests.attention_engine_world import CALM, LEVELS, WILD, Attend, Timing, World, check_cycles, simulate
+from tests.attention_engine.test_attention_engine_fl import Block, Case, oracle
+from tests.attention_engine.world import CALM, LEVELS, WILD, Attend, Timing, World, check_cycles, simulate
 from tests.harness import Fuzz
-from tests.test_attention_fl import Block, Case, oracle
 
 #-------------------------------------------------------------------------
 # The table

@@ -19,7 +19,7 @@ from npu.arch.config import LINE_BYTES
 from npu.arch.isa import Error, Status
 from npu.arch.mailbox import Mailbox, Word
 from npu.machine.simulation import Machine, TimedResult
-from tests.program_world import (
+from tests.machine.program_world import (
   CONFIG,
   CONTEXT,
   END_STATUSES,

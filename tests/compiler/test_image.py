@@ -21,7 +21,7 @@ from npu.compiler.build import compile_model
 from npu.compiler.image import HEADER, MAGIC, PAYLOAD_OFFSET, VERSION, Image, create_image, load_image
 from npu.errors import NpuError
 
-ROOT = Path( __file__ ).resolve().parent.parent
+ROOT = Path( __file__ ).resolve().parents[2]
 
 PAYLOAD  = np.random.default_rng( 0 ).integers( 0, 256, 300 ).astype( np.uint8 )
 MANIFEST = { "model": "toy", "regions": [ { "name": "mailbox", "line": 0 } ], "text": "naïve café" }

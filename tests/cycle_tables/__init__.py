@@ -1,1 +1,0 @@
-"""One section of docs/cycles.md per block."""

@@ -1,1 +1,0 @@
-"""One table of mutations per block."""
