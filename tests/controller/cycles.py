@@ -2,7 +2,8 @@
 
 from npu.arch.config import PRESETS, ceil_div
 from npu.arch.isa import Cond, Instruction, Status, mk
-from tests.controller.world import WRITABLE, Case, Timing, World, simulate
+from tests.controller.simulation import simulate
+from tests.controller.world import WRITABLE, Case, Timing, World
 
 CFG    = PRESETS["edge16"]
 TIMING = Timing( latency=CFG.dram_latency, work=0 )

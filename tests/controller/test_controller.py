@@ -13,20 +13,18 @@ from npu.arch.config import PRESETS, NpuConfig
 from npu.arch.isa import FORMATS, Cond, Error, Field, Instruction, Rel, Status, Unit, encode, mk
 from npu.arch.mailbox import Flag
 from npu.compiler.program import assign_waits
+from tests.controller.simulation import LEVELS, check_cycles, simulate
 from tests.controller.world import (
   ALL_UNITS,
   CALM,
   CONTEXT,
-  LEVELS,
   LINES,
   WILD,
   WRITABLE,
   Case,
   Timing,
   World,
-  check_cycles,
   in_bytes,
-  simulate,
   waiting,
 )
 
