@@ -7,9 +7,9 @@ from typing import Any
 
 from pymtl3 import Component
 
-from npu.arch.config import NpuConfig
+from npu.arch.config import PRESETS, NpuConfig
 from tests.controller.surroundings import Surroundings
-from tests.controller.world import CALM, Timing, World
+from tests.controller.world import CALM, Case, Timing, World
 from translation.blocks import get_block
 from translation.simulate import mk_dut, run
 
@@ -70,3 +70,10 @@ def check_cycles( cfg: NpuConfig, level: str, world: World, timing: Timing, even
     for got, want in zip( events, same, strict=False ):
       assert got == want, f"{level} does {got}, cl {want}"
     assert len( events ) == len( same )
+
+def check( level: str, n: int, case: Case, timing: Timing, opts: dict | None = None, seed: int = 0,
+           **kwargs: Any ) -> None:
+  """Run a case on a preset configuration at a level; everything is checked, its cycles too."""
+  cfg   = PRESETS[f"edge{n}"]
+  world = World( cfg, case, seed )
+  check_cycles( cfg, level, world, timing, simulate( cfg, level, world, timing, opts, **kwargs ) )
