@@ -17,14 +17,7 @@ from fl.npu import NpuFL
 from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, round_up
 from npu.arch.isa import Error, mk
 from npu.arch.kv_cache import KvLayout
-from tests.vector_unit.test_vector_unit_fl import (
-  EXP_ABSOLUTE,
-  EXP_RELATIVE,
-  RECIPROCAL_ERROR,
-  ROUNDING,
-  SCORE_ERROR,
-  quantised,
-)
+from tests.vector_unit.oracle import EXP_ABSOLUTE, EXP_RELATIVE, RECIPROCAL_ERROR, ROUNDING, SCORE_ERROR, quantised
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
