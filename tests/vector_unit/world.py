@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pymtl3 import Component
 
@@ -23,6 +24,9 @@ from translation.simulate import mk_dut, run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 BLOCK  = get_block( "vector_unit" )
+
+# Levels of tests with many cases: all of them, the slow one nightly.
+NIGHTLY_RTL = ( "fl", "cl", pytest.param( "rtl", marks=pytest.mark.nightly ), "verilog" )
 
 U32 = NDArray[np.uint32]
 
@@ -135,6 +139,13 @@ def param_bits( v: Vec ) -> int:
     return int( v.param or 0 )
   value = v.param if v.param is not None else { "RMSNORM": 1 / max( v.length, 1 ), "SCALE": -0.3 }.get( v.op, LOG2_E )
   return int( np.float32( value ).view( np.uint32 ) )
+
+def changed( msg: Any, **fields: int ) -> Any:
+  """A copy of a command with other fields."""
+  copy = msg.clone()
+  for name, value in fields.items():
+    setattr( copy, name, type( getattr( copy, name ) )( value ) )
+  return copy
 
 #-------------------------------------------------------------------------
 # The world
@@ -388,3 +399,9 @@ def check_cycles( cfg: NpuConfig, level: str, world: World, timing: Timing, foun
   """RTL and Verilog do everything in exactly the cycles in which CL does."""
   if level in ( "rtl", "verilog" ):
     assert found == simulate( cfg, "cl", world, timing, errors )
+
+def checked( cfg: NpuConfig, level: str, world: World, timing: Timing, opts: dict | None = None, **kwargs: Any ) -> Run:
+  """A run whose results are right and whose cycles are those of CL."""
+  found = simulate( cfg, level, world, timing, opts=opts, **kwargs )
+  check_cycles( cfg, level, world, timing, found )
+  return found
