@@ -9,7 +9,7 @@ from fl.controller import Fault
 from fl.npu import NpuFL
 from npu.arch.config import LINE_BYTES, NpuConfig
 from npu.arch.footprint import Access, footprint
-from npu.arch.isa import Error, Instruction, Unit
+from npu.arch.isa import Error, Instruction
 from npu.arch.mailbox import MAILBOX_WORDS
 from npu.tools.diff.recording import Recording
 
@@ -17,8 +17,6 @@ MAILBOX_BYTES = 4 * MAILBOX_WORDS
 
 class Incomplete( Exception ):
   """The machine has not yet done all of the instruction."""
-
-UNIT_NAMES = { Unit.MAC: "mac_array", Unit.VEC: "vector_unit", Unit.ATT: "attention_engine" }
 
 class Follower( NpuFL ):
   """The functional NPU, with results that a machine has written instead of its own.
