@@ -26,7 +26,7 @@ BLOCKS: dict[str, dict[str, str]] = {
 }
 
 class Classes( Mapping[str, Any] ):
-  """The classes of a block by level, as `translation.simulate.mk_dut` takes them.
+  """The classes of a block by level, as `translation.levels.mk_dut` takes them.
 
   Only the level that is read is imported, so that one at work does not wait for another.
   """

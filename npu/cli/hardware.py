@@ -33,7 +33,7 @@ JsonOpt   = Annotated[str | None, typer.Option( "--json", metavar="FILE",
 def mk_rtl( block: str, config: str ) -> Any:
   """The RTL of a block, not yet elaborated. Raises NpuError if there is no such block or configuration."""
   from translation.blocks import get_block
-  from translation.simulate import mk_dut
+  from translation.levels import mk_dut
   return mk_dut( get_block( block ), "rtl", get_config( config ) )
 
 #-------------------------------------------------------------------------

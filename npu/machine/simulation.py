@@ -24,7 +24,8 @@ from npu.arch.mailbox import Mailbox, Word
 from npu.errors import NpuError
 from npu.machine.npu import Npu, SimulationError, UnitStats
 from translation.blocks import get_block
-from translation.simulate import LEVELS, mk_dut, registered, simulator
+from translation.levels import LEVELS, mk_dut, registered
+from translation.simulate import simulator
 
 BLOCKS         = ( "mac_array", "vector_unit", "attention_engine", "controller", "memory_hub" )
 QUIET_CYCLES   = 20_000        # without a message anywhere: more than any unit computes between two messages

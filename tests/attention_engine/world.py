@@ -22,7 +22,8 @@ from npu.arch.kv_cache import KvLayout
 from npu.arch.messages import Ack, Done, mk_attend_cmd
 from npu.arch.numerics.block_float import pack, quantize
 from tests.harness import Delays, Fuzz, Memory, Scratchpad, Sink, Source
-from translation.simulate import mk_dut, run
+from translation.levels import mk_dut
+from translation.simulate import run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 LOG2_E = 1.4426950408889634

@@ -11,7 +11,8 @@ from npu.arch.config import PRESETS, NpuConfig
 from tests.controller.surroundings import Surroundings
 from tests.controller.world import CALM, Case, Timing, World
 from translation.blocks import get_block
-from translation.simulate import mk_dut, run
+from translation.levels import mk_dut
+from translation.simulate import run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 BLOCK  = get_block( "controller" )

@@ -29,7 +29,8 @@ from npu.arch.weight_stream import (
 )
 from rtl_models.mac_array import MacArrayRTL
 from tests.harness import Fuzz, Memory, Scratchpad, Sink, Source
-from translation.simulate import mk_dut, run
+from translation.levels import mk_dut
+from translation.simulate import run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 BLOCK  = { "fl": MacArrayFL, "cl": MacArrayCL, "rtl": MacArrayRTL }

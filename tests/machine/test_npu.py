@@ -18,7 +18,8 @@ from npu.errors import NpuError
 from npu.machine.npu import CAUSES, SimulationError
 from npu.machine.simulation import BLOCKS, Machine, check_levels
 from tests.machine.world import ENGINES, PROMPT, check_run, golden, mk_images, prepare, simulate
-from translation.simulate import WAVES, mk_dut, registered, run
+from translation.levels import mk_dut, registered
+from translation.simulate import WAVES, run
 
 @pytest.fixture( scope="session" )
 def images( tmp_path_factory ):

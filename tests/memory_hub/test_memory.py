@@ -27,7 +27,8 @@ from npu.arch.config import PRESETS, NpuConfig
 from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from rtl_models.memory_hub import MemoryHubRTL
 from tests.harness import Fuzz, Scratchpad, Sink, Source
-from translation.simulate import SimulationTimeout, mk_dut, run
+from translation.levels import mk_dut
+from translation.simulate import SimulationTimeout, run
 
 LEVELS = ( "cl", "rtl", "verilog" )
 HUB    = { "cl": MemoryHubCL, "rtl": MemoryHubRTL }

@@ -13,7 +13,7 @@ from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 from npu.arch.config import get_config
 from npu.arch.messages import mk_spad_write
 from tests.harness import Sink, Source
-from translation.simulate import mk_dut
+from translation.levels import mk_dut
 
 both    = pytest.mark.parametrize( "level", [ "rtl", "verilog" ] )
 verilog = pytest.mark.level( "verilog" )

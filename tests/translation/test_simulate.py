@@ -28,8 +28,9 @@ from tests.translation.small_blocks import (
   mk_simulation,
   verilog,
 )
-from translation import simulate
-from translation.simulate import SimulationTimeout, mk_dut, run
+from translation import simulate, verilated
+from translation.levels import mk_dut
+from translation.simulate import SimulationTimeout, run
 from translation.verilator import VerilatorError
 
 #-------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def test_all_kinds_of_ports( level ):
 @pytest.mark.parametrize( "inside", [ False, True ] )
 def test_outputs_that_come_back_as_inputs( level, inside ):
   # Inside construct, one design is elaborated while another one is.
-  simulate._mk_design_once.cache_clear()
+  verilated._mk_design_once.cache_clear()
   dut = None if inside else mk_dut( CrossRTL, level )
   top = mk_simulation( Through( lambda: dut or mk_dut( CrossRTL, level ) ) )
   assert top.last == 5

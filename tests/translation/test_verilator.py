@@ -10,8 +10,8 @@ import pytest
 
 from npu.errors import NpuError
 from tests.translation.small_blocks import AMOUNT, CFG, AdderRTL, GivenNameRTL, verilog
-from translation import simulate, verilator
-from translation.simulate import mk_dut
+from translation import verilated, verilator
+from translation.levels import mk_dut
 from translation.verilator import VerilatorError
 from translation.verilog import ROOT, to_verilog, translate
 
@@ -88,8 +88,8 @@ def builds( cache ):
   return [ line.split( "-" )[0] for line in log.read_text().splitlines() ] if log.exists() else []
 
 def library_of( **kwargs ):
-  simulate._mk_design_once.cache_clear()
-  return simulate.mk_design( AdderRTL, CFG, AMOUNT ).library( **kwargs )
+  verilated._mk_design_once.cache_clear()
+  return verilated.mk_design( AdderRTL, CFG, AMOUNT ).library( **kwargs )
 
 @verilog
 def test_cache_hit_does_not_rebuild( fresh_cache ):

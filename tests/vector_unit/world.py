@@ -20,7 +20,8 @@ from npu.arch.messages import Ack, Done, mk_vector_cmd
 from npu.arch.numerics.special import LOG2_E
 from tests.harness import Fuzz, Scratchpad, Sink, Source
 from translation.blocks import get_block
-from translation.simulate import mk_dut, run
+from translation.levels import mk_dut
+from translation.simulate import run
 
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
 BLOCK  = get_block( "vector_unit" )
