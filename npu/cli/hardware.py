@@ -4,37 +4,23 @@ PyMTL3 and the tools are imported when a command runs, so that the other command
 """
 
 import dataclasses
-import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-import translation
-from npu.arch.config import DEFAULT_CONFIG, get_config
-from npu.errors import NpuError
+from npu.arch.config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
   from translation.synth import Report
-
-WAIVERS = Path( translation.__file__ or "" ).with_name( "waivers.vlt" )
 
 BlockOpt  = Annotated[str, typer.Option( "--block", help="Block, such as mac_array." )]
 ConfigOpt = Annotated[str, typer.Option( "--config", help="edge4, edge8 or edge16." )]
 JsonOpt   = Annotated[str | None, typer.Option( "--json", metavar="FILE",
                                                 help="Write the results as JSON; - is standard output." )]
-
-def mk_rtl( block: str, config: str ) -> Any:
-  """The RTL of a block, not yet elaborated. Raises NpuError if there is no such block or configuration."""
-  from translation.blocks import get_block
-  from translation.levels import mk_dut
-  return mk_dut( get_block( block ), "rtl", get_config( config ) )
 
 #-------------------------------------------------------------------------
 # npu translate
@@ -52,6 +38,7 @@ def translate( block: BlockOpt,
   printed and the exit code is 1.
   """
   from translation import verilator
+  from translation.output import WAIVERS, mk_rtl, translated, write_all
   from translation.synth import module_names
   component = mk_rtl( block, config )
   if not no_lint:
@@ -68,39 +55,6 @@ def translate( block: BlockOpt,
       Console( stderr=True, highlight=False, markup=False ).print( findings, soft_wrap=True )
       raise typer.Exit( 1 )
     out.print( f"lint: clean (Verilator {verilator.version()}, -Wall, {WAIVERS.name})", soft_wrap=True )
-
-def translated( component: Any ) -> dict[str, str]:
-  """The files of a translation by name: SystemVerilog, file list, waivers. Raises as `verilog.to_verilog`."""
-  from translation.verilog import translate
-  with TemporaryDirectory( prefix="npu-translate-" ) as folder:
-    sources = translate( component, folder )
-    texts   = { p.name: p.read_text() for p in sources }
-    texts  |= { p.name: p.read_text() for p in sorted( Path( folder ).iterdir() ) if p not in sources }
-  return { **texts, WAIVERS.name: WAIVERS.read_text() }
-
-def write_all( folder: Path, texts: Mapping[str, str] ) -> None:
-  """Write files to a folder, which is made if it is missing. Raises NpuError, and then nothing has changed."""
-  if folder.exists() and not folder.is_dir():
-    raise NpuError( f"cannot write to {folder}: it is not a folder" )
-  for name in texts:
-    if ( folder / name ).is_dir():
-      raise NpuError( f"cannot write {folder / name}: it is a folder" )
-  new   = not folder.exists()
-  parts = { folder / f".{name}.{os.getpid()}.part": folder / name for name in texts }
-  try:
-    folder.mkdir( parents=True, exist_ok=True )
-    for part, path in parts.items():
-      part.write_text( texts[path.name] )
-    for part, path in parts.items():
-      part.replace( path )
-  except OSError as e:
-    raise NpuError( f"cannot write to {folder}: {e.strerror}" ) from None
-  finally:
-    with suppress( OSError ):
-      for part in parts:
-        part.unlink( missing_ok=True )
-      if new:
-        folder.rmdir()    # only if it is empty
 
 #-------------------------------------------------------------------------
 # npu synth
@@ -119,6 +73,7 @@ def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonO
   the first start of Yosys a minute or two more.
   """
   from npu.cli.main import check_json, progress_bar, write_json
+  from translation.output import mk_rtl
   from translation.synth import prepare, synthesise, version
   check_json( json_file )
   component = mk_rtl( block, config )

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from npu.arch.config import PRESETS, get_config
 from npu.cli import hardware
-from npu.cli.hardware import WAIVERS
 from npu.errors import NpuError
 from rtl_models.common.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
 from rtl_models.mac.operand_decode import OperandDecode
-from translation import blocks, synth, verilator
+from translation import blocks, output, synth, verilator
 from translation.blocks import get_block
+from translation.output import WAIVERS, write_all
 from translation.synth import Module, YosysError, module_names, synthesise
 from translation.verilog import translate
 
@@ -213,7 +213,7 @@ def test_lint_finds( tmp_path, monkeypatch ):
   empty = tmp_path / "empty" / "waivers.vlt"
   empty.parent.mkdir()
   empty.write_text( "`verilator_config\n" )
-  monkeypatch.setattr( hardware, "WAIVERS", empty )
+  monkeypatch.setattr( output, "WAIVERS", empty )
   folder = tmp_path / "out"
   result = npu( "translate", "--block", "mac_array", "--config", "edge4", "-o", folder )
   assert result.exit_code == 1
@@ -284,7 +284,7 @@ def test_translate_to_a_full_disk( step, tmp_path, monkeypatch ):
   for folder in ( old, new ):
     calls.clear()
     with pytest.raises( NpuError ) as e:
-      hardware.write_all( folder, { "a": "after", "b": "after" } )
+      write_all( folder, { "a": "after", "b": "after" } )
     assert str( e.value ) == f"cannot write to {folder}: No space left on device"
   assert names( tmp_path ) == { "old", "a" }
   assert ( old / "a" ).read_text() == "before"
