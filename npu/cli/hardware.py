@@ -37,24 +37,19 @@ def translate( block: BlockOpt,
   what the lint may find, and why. If it finds anything else, that is
   printed and the exit code is 1.
   """
-  from translation import verilator
-  from translation.output import WAIVERS, mk_rtl, translated, write_all
+  from translation.output import WAIVERS, translate_block
   from translation.synth import module_names
-  component = mk_rtl( block, config )
-  if not no_lint:
-    verilator.setup()     # if it is missing, nothing is written
-  texts = translated( component )
-  write_all( output, texts )
-  out = Console( highlight=False, markup=False )
-  for name, text in texts.items():
+  from translation.verilator import version
+  result = translate_block( block, config, output, lint=not no_lint )
+  out    = Console( highlight=False, markup=False )
+  for name, text in result.files.items():
     modules = f", {len( module_names( text ) )} modules" if name.endswith( ".sv" ) else ""
     out.print( f"{output / name}: {len( text.splitlines() ):,} lines{modules}", soft_wrap=True )
+  if result.findings:
+    Console( stderr=True, highlight=False, markup=False ).print( result.findings, soft_wrap=True )
+    raise typer.Exit( 1 )
   if not no_lint:
-    findings = verilator.lint( [ output / name for name in texts if name.endswith( ".sv" ) ], output / WAIVERS.name )
-    if findings:
-      Console( stderr=True, highlight=False, markup=False ).print( findings, soft_wrap=True )
-      raise typer.Exit( 1 )
-    out.print( f"lint: clean (Verilator {verilator.version()}, -Wall, {WAIVERS.name})", soft_wrap=True )
+    out.print( f"lint: clean (Verilator {version()}, -Wall, {WAIVERS.name})", soft_wrap=True )
 
 #-------------------------------------------------------------------------
 # npu synth
@@ -73,15 +68,15 @@ def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonO
   the first start of Yosys a minute or two more.
   """
   from npu.cli.main import check_json, progress_bar, write_json
-  from translation.output import mk_rtl
-  from translation.synth import prepare, synthesise, version
+  from translation.output import mk_rtl, synthesise_block
+  from translation.synth import prepare, version
   check_json( json_file )
-  component = mk_rtl( block, config )
-  start     = time.monotonic()
+  mk_rtl( block, config )       # wrong names are told before Yosys starts, which may take minutes
+  start = time.monotonic()
   with progress_bar( "starting Yosys" ):
     prepare()
   with progress_bar( f"synthesising {block}" ) as progress:
-    report = synthesise( component, progress )
+    report = synthesise_block( block, config, progress )
   seconds = time.monotonic() - start
   if json_file:
     write_json( json_file, { "block": block, "config": config, "yosys": version(), "seconds": round( seconds, 1 ),

