@@ -47,9 +47,10 @@ test-all:  $(VENV)/.test ## run all tests, check generated pages, break the RTL 
 	$(CACHED) $(PY) -m tests.cycles --check --level verilog
 	$(CACHED) $(PY) -m tests.mutations --workers $(WORKERS)
 
-lint:      $(VENV)/.lint ## check style (ruff) and types (mypy)
+lint:      $(VENV)/.lint ## check style (ruff), types (mypy) and layers (import-linter)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --cache-dir .cache/import-linter
 
 bench:     $(VENV)/.setup ## measure speed and cycle counts
 	$(CACHED) $(PY) -m npu.tools.bench $(ARGS)

@@ -5,8 +5,9 @@ model of the machine: what it computes, every other level computes, bit for bit.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,7 @@ from npu.arch.isa import (
 from npu.arch.mailbox import Mailbox, Word
 from npu.arch.numerics.block_float import unpack
 from npu.arch.numerics.fp32 import bits, from_bits
-from npu.arch.weight_stream import (
-  Weights,
-)
+from npu.arch.weight_stream import Weights
 
 TokenCallback = Callable[[int], None]
 
@@ -62,6 +61,8 @@ class Result:
   pc: int
   count: int
 
+R = TypeVar( "R", bound=Result )
+
 @dataclass
 class _WeightCache:
   """Unpacked weights by stream address, as long as they fit; a write to the stream drops them."""
@@ -83,6 +84,20 @@ class _WeightCache:
     """Forget what was unpacked from lines that are being written."""
     for key in [ k for k, ( a, b, _ ) in self.entries.items() if a < high and low < b ]:
       self.used -= self.entries.pop( key )[2].values.nbytes
+
+def drain( run: Generator[int, None, R], on_token: TokenCallback | None = None ) -> R:
+  """Take all tokens of a run, call `on_token` with each, and return how it ended."""
+  try:
+    while True:
+      try:
+        token = next( run )
+      except StopIteration as end:
+        ended: R = end.value
+        return ended
+      if on_token:
+        on_token( token )
+  finally:
+    run.close()
 
 class NpuFL:
   """The NPU on a DRAM array.
@@ -113,6 +128,10 @@ class NpuFL:
 
   def run( self, on_token: TokenCallback | None = None ) -> Result:
     """Answer a doorbell: run until the program ends or faults, and report in the mailbox."""
+    return drain( self.stream(), on_token )
+
+  def stream( self ) -> Generator[int, None, Result]:
+    """The same, a token at a time as they come; at the end, how the run ended."""
     box = self.mailbox
     box[Word.STATUS], box[Word.ERROR], box[Word.COUNT] = Status.RUNNING, Error.NONE, 0
     at, error, status = 0, Error.NONE, Status.RUNNING
@@ -126,8 +145,7 @@ class NpuFL:
         status = self.step()
         if self.r.count > count:
           box[Word.LEN], box[Word.COUNT] = self.r.len, self.r.count
-          if on_token:
-            on_token( self.r.token )
+          yield self.r.token
     except Fault as fault:
       status, error = Status.ERROR, fault.error
     box[Word.POS], box[Word.LEN], box[Word.COUNT] = self.r.pos, self.r.len, self.r.count

@@ -6,20 +6,22 @@ from typing import Any
 
 from npu.errors import NpuError
 
+LEVELS = ( "fl", "cl", "rtl", "verilog" )
+
 # By block, the module and class of each level. A class takes an `NpuConfig`; all levels have the same ports.
 BLOCKS: dict[str, dict[str, str]] = {
   "mac_array": { "fl":  "fl.mac_array:MacArrayFL",
                  "cl":  "cl.mac_array:MacArrayCL",
                  "rtl": "rtl_models.mac_array:MacArrayRTL" },
-  "controller": { "fl":  "fl.controller:ControllerFL",
-                  "cl":  "cl.controller:ControllerCL",
-                  "rtl": "rtl_models.controller:ControllerRTL" },
   "vector_unit": { "fl":  "fl.vector_unit:VectorUnitFL",
                    "cl":  "cl.vector_unit:VectorUnitCL",
                    "rtl": "rtl_models.vector_unit:VectorUnitRTL" },
   "attention_engine": { "fl":  "fl.attention_engine:AttentionEngineFL",
                         "cl":  "cl.attention_engine:AttentionEngineCL",
                         "rtl": "rtl_models.attention_engine:AttentionEngineRTL" },
+  "controller": { "fl":  "fl.controller:ControllerFL",
+                  "cl":  "cl.controller:ControllerCL",
+                  "rtl": "rtl_models.controller:ControllerRTL" },
   # Values do not pass through arithmetic here, so there is no functional level.
   "memory_hub": { "cl":  "cl.memory:MemoryHubCL",
                   "rtl": "rtl_models.memory_hub:MemoryHubRTL" },

@@ -12,9 +12,8 @@ from pymtl3 import MetadataKey
 
 from npu.errors import NpuError
 from translation import verilator
+from translation.blocks import LEVELS
 from translation.verilated import Registered, Verilated, mk_design
-
-LEVELS = ( "fl", "cl", "rtl", "verilog" )
 
 level_key = MetadataKey( str )             # on a component of `mk_dut`: its level
 

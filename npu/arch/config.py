@@ -129,3 +129,7 @@ def get_config( name: str ) -> NpuConfig:
   if name not in PRESETS:
     raise NpuError( f"unknown config '{name}'; choose one of {', '.join( PRESETS )}" )
   return PRESETS[name]
+
+def as_config( config: "str | NpuConfig | None" ) -> NpuConfig:
+  """A configuration from a preset's name, or as it is; None is the default preset."""
+  return config if isinstance( config, NpuConfig ) else get_config( DEFAULT_CONFIG if config is None else config )

@@ -12,15 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from npu.arch.config import DEFAULT_CONFIG
+import npu
+from npu.cli.options import DEFAULT_CONFIG, BlockOpt, ConfigOpt, JsonOpt
+from npu.cli.output import progress_bar
+from npu.files import STDOUT, check_json, write_json
 
 if TYPE_CHECKING:
   from translation.synth import Report
-
-BlockOpt  = Annotated[str, typer.Option( "--block", help="Block, such as mac_array." )]
-ConfigOpt = Annotated[str, typer.Option( "--config", help="edge4, edge8 or edge16." )]
-JsonOpt   = Annotated[str | None, typer.Option( "--json", metavar="FILE",
-                                                help="Write the results as JSON; - is standard output." )]
 
 #-------------------------------------------------------------------------
 # npu translate
@@ -37,10 +35,10 @@ def translate( block: BlockOpt,
   what the lint may find, and why. If it finds anything else, that is
   printed and the exit code is 1.
   """
-  from translation.output import WAIVERS, translate_block
+  from translation.output import WAIVERS
   from translation.synth import module_names
   from translation.verilator import version
-  result = translate_block( block, config, output, lint=not no_lint )
+  result = npu.translate( block, config, output, lint=not no_lint )
   out    = Console( highlight=False, markup=False )
   for name, text in result.files.items():
     modules = f", {len( module_names( text ) )} modules" if name.endswith( ".sv" ) else ""
@@ -67,8 +65,7 @@ def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonO
   The MAC array takes half a minute with edge4 and a minute with edge16, and
   the first start of Yosys a minute or two more.
   """
-  from npu.cli.main import check_json, progress_bar, write_json
-  from translation.output import mk_rtl, synthesise_block
+  from translation.output import mk_rtl
   from translation.synth import prepare, version
   check_json( json_file )
   mk_rtl( block, config )       # wrong names are told before Yosys starts, which may take minutes
@@ -76,12 +73,12 @@ def synth( block: BlockOpt, config: ConfigOpt = DEFAULT_CONFIG, json_file: JsonO
   with progress_bar( "starting Yosys" ):
     prepare()
   with progress_bar( f"synthesising {block}" ) as progress:
-    report = synthesise_block( block, config, progress )
+    report = npu.synthesise( block, config, progress )
   seconds = time.monotonic() - start
   if json_file:
     write_json( json_file, { "block": block, "config": config, "yosys": version(), "seconds": round( seconds, 1 ),
                              **as_json( report ) } )
-  if json_file != "-":
+  if json_file != STDOUT:
     print_report( report, seconds )
 
 def as_json( report: "Report" ) -> dict[str, Any]:

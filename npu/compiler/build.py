@@ -15,7 +15,8 @@ from npu.arch.numerics.fp32 import F32
 from npu.arch.weight_stream import StreamLayout, pack
 from npu.compiler.checkpoint import Checkpoint, find_model, read_config, tensor_shapes
 from npu.compiler.image import create_image
-from npu.compiler.program import NORMS_PER_LAYER, Program, Region, build, get_precision, head_order
+from npu.compiler.precision import get_precision
+from npu.compiler.program import NORMS_PER_LAYER, Program, Region, build, head_order
 from npu.compiler.quantize_weights import quantize_weights
 from npu.errors import NpuError
 

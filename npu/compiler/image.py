@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu.arch.config import LINE_BYTES
+from npu.arch.isa import INSTRUCTION_BYTES, Instruction, decode
 from npu.errors import NpuError
 
 MAGIC          = b"NPUIMAGE"
@@ -90,6 +91,13 @@ class Image:
   path: Path
   manifest: dict[str, Any]
   dram: NDArray[np.uint8]
+
+  def instructions( self ) -> Iterator[Instruction]:
+    """The program; `npu.arch.isa.disassemble` shows an instruction as text."""
+    region = next( r for r in self.manifest["regions"] if r["name"] == "program" )
+    data   = self.dram[region["line"] * LINE_BYTES :][: region["size"]].tobytes()
+    for start in range( 0, len( data ), INSTRUCTION_BYTES ):
+      yield decode( data[start : start + INSTRUCTION_BYTES] )
 
 def _read_header( path: Path, file: BinaryIO ) -> tuple[int, int, int, bytes]:
   head = file.read( HEADER.size )

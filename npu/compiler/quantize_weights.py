@@ -6,7 +6,7 @@ from npu.arch.isa import GemmMode
 from npu.arch.numerics.fp32 import F32, bits, from_bits
 from npu.arch.numerics.small_float import BF16, round_to
 from npu.arch.weight_stream import SCALE_MASK, WEIGHT_BITS, Weights
-from npu.compiler.program import Precision
+from npu.compiler.precision import Precision
 
 # Fractions of a group's full range that the search for the best INT4 clip tries.
 CLIP_STEPS = tuple( float( c ) for c in np.linspace( 1.0, 0.6, 11 ) )

@@ -47,6 +47,15 @@ class UnitStats:
   beats_read: Counter[str] = field( default_factory=Counter )
   beats_written: Counter[str] = field( default_factory=Counter )
 
+  def add( self, more: "UnitStats" ) -> None:
+    """Take in what the unit did in another run."""
+    self.busy     += more.busy
+    self.commands += more.commands
+    self.macs     += more.macs
+    for mine, theirs in ( ( self.stalls, more.stalls ), ( self.beats_read, more.beats_read ),
+                          ( self.beats_written, more.beats_written ) ):
+      mine.update( theirs )
+
 class _Channel:
   # A val/rdy channel: its signals as they are in the simulation.
   def __init__( self, name, ifc ):

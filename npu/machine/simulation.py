@@ -4,7 +4,7 @@
 a doorbell and returns how it ended, here with statistics.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,17 +17,16 @@ from pymtl3 import Bits1, Bits4, Component, update_ff
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
 from cl.memory import READ_CLIENTS, WRITE_CLIENTS
-from fl.npu import Result, TokenCallback
+from fl.npu import Result, TokenCallback, drain
 from npu.arch.config import NpuConfig
 from npu.arch.isa import Error, Status
 from npu.arch.mailbox import Mailbox, Word
-from npu.errors import NpuError
+from npu.machine.levels import check_levels
 from npu.machine.npu import Npu, SimulationError, UnitStats
 from translation.blocks import get_block
-from translation.levels import LEVELS, mk_dut, registered
+from translation.levels import mk_dut, registered
 from translation.simulate import simulator
 
-BLOCKS         = ( "mac_array", "vector_unit", "attention_engine", "controller", "memory_hub" )
 QUIET_CYCLES   = 20_000        # without a message anywhere: more than any unit computes between two messages
 CHECKED_CYCLES = 256           # limits are looked at, and progress is told, so often
 
@@ -73,6 +72,19 @@ class Stats:
     """Of each token after the first."""
     return [ int( c ) for c in np.diff( self.token_cycles ) ]
 
+  def add( self, more: "Stats", n: int ) -> None:
+    """Take in another run, as if it had begun in the cycle in which this one ends; `n` is the MAC array's geometry."""
+    self.token_cycles += [ self.cycles + c for c in more.token_cycles ]
+    self.cycles       += more.cycles
+    self.macs         += more.macs
+    for name in ( "dram_bytes_read", "dram_bytes_written", "dispatch_waits" ):
+      found = getattr( self, name )
+      for key, value in getattr( more, name ).items():
+        found[key] = found.get( key, 0 ) + value
+    for name, unit in more.units.items():
+      self.units.setdefault( name, UnitStats() ).add( unit )
+    self.mac_utilization = self.units["mac_array"].macs / ( n * n * self.cycles )
+
 @dataclass( frozen=True )
 class TimedResult( Result ):
   """How a run ended, and what it took."""
@@ -117,22 +129,6 @@ class Board( Component ):
   def line_trace( s ) -> str:
     return str( s.npu.line_trace() )
 
-def check_levels( levels: Mapping[str, str] | str ) -> dict[str, str]:
-  """The level of every block, from one level for all or levels by block (`cl` for the others).
-
-  Raises
-  ------
-  NpuError
-    A block or a level is not known.
-  """
-  given = dict.fromkeys( BLOCKS, levels ) if isinstance( levels, str ) else dict( levels )
-  for name, level in given.items():
-    if name not in BLOCKS:
-      raise NpuError( f"unknown block '{name}'; choose one of {', '.join( BLOCKS )}" )
-    if level not in LEVELS:
-      raise NpuError( f"unknown level '{level}'; choose one of {', '.join( LEVELS )}" )
-  return { name: given.get( name, "cl" ) for name in BLOCKS }
-
 def _mk_block( name: str, level: str, cfg: NpuConfig, **options: Any ) -> Any:
   return registered( mk_dut( get_block( name ), level, cfg, **options ) )
 
@@ -159,7 +155,7 @@ class Machine:
   trace
     Called with a line per cycle.
   x_initial, seed
-    Initial state of Verilated blocks, see `translation.simulate.mk_dut`.
+    Initial state of Verilated blocks, see `translation.levels.mk_dut`.
 
   Raises
   ------
@@ -190,6 +186,8 @@ class Machine:
       self._board, self._tick = stack.enter_context( simulator( board, { "dump_vcd": wave } if wave else None ) )
       self._stack = stack.pop_all()
     self.npu = self._board.npu
+    self._closed = False
+    self.stopped = Stats()
     self.reset()
 
   def __enter__( self ) -> "Machine":
@@ -201,6 +199,7 @@ class Machine:
 
   def close( self ) -> None:
     """Free the Verilated blocks and finish the waveforms."""
+    self._closed = True
     self._stack.close()
 
   def reset( self ) -> None:
@@ -209,12 +208,17 @@ class Machine:
 
   def run( self, on_token: TokenCallback | None = None, progress: Progress | None = None,
            max_cycles: int | None = None, quiet_cycles: int | None = None ) -> TimedResult:
-    """Ring the doorbell and simulate until the run has ended.
+    """Ring the doorbell and simulate until the run has ended; `on_token` is called with each token. See `stream`."""
+    return drain( self.stream( progress, max_cycles, quiet_cycles ), on_token )
+
+  def stream( self, progress: Progress | None = None, max_cycles: int | None = None,
+              quiet_cycles: int | None = None ) -> Generator[int, None, TimedResult]:
+    """Ring the doorbell and simulate until the run has ended: tokens as they appear in the mailbox, and how it ended.
+
+    Whoever stops taking tokens (`close` of the generator) resets the machine; `stopped` is what it took until then.
 
     Parameters
     ----------
-    on_token
-      Called with each token when it appears in the mailbox.
     progress
       Called now and then with the cycle and the instruction.
     max_cycles
@@ -227,9 +231,21 @@ class Machine:
     SimulationError
       A limit is reached: the message says what every unit waits for. Or a block breaks a rule of its ports.
     """
+    stats = Stats()
+    try:
+      return ( yield from self._stream( stats, progress, max_cycles, quiet_cycles ) )
+    except GeneratorExit:
+      if not self._closed:
+        self._collect( stats )
+        self.stopped = stats
+        self.reset()
+      raise
+
+  def _stream( self, stats: Stats, progress: Progress | None, max_cycles: int | None,
+               quiet_cycles: int | None ) -> Generator[int, None, TimedResult]:
     npu, host, dram, tick = self.npu, self._board.host, self.npu.memory.dram, self._tick
-    quiet = QUIET_CYCLES + 10 * self.cfg.dram_latency if quiet_cycles is None else quiet_cycles
-    tokens, stats = _Tokens( self.mailbox, on_token ), Stats()
+    quiet  = QUIET_CYCLES + 10 * self.cfg.dram_latency if quiet_cycles is None else quiet_cycles
+    tokens = _Tokens( self.mailbox )
     npu.clear_stats()
     host.rings, host.status = True, None
     seen  = dram.mailbox_writes
@@ -247,7 +263,10 @@ class Machine:
       cycle += 1
       if dram.mailbox_writes != seen:
         seen = dram.mailbox_writes
-        stats.token_cycles += [ cycle ] * tokens.look()
+        for token in tokens.new():
+          stats.token_cycles.append( cycle )
+          stats.cycles = cycle
+          yield token
       if cycle % CHECKED_CYCLES == 0 or cycle == max_cycles:
         if progress:
           progress( cycle, int( npu.pc_port ) )
@@ -273,17 +292,15 @@ class Machine:
 
 class _Tokens:
   # Notices tokens: COUNT in the mailbox grows, and the token stands in the buffer by then.
-  def __init__( self, mailbox: Mailbox, on_token: TokenCallback | None ) -> None:
-    self._mailbox, self._on_token = mailbox, on_token
-    self._first = mailbox[Word.LEN]
-    self._count = 0
+  def __init__( self, mailbox: Mailbox ) -> None:
+    self._mailbox = mailbox
+    self._first   = mailbox[Word.LEN]
+    self._count   = 0
     mailbox[Word.COUNT] = 0      # the NPU's first act as well: what an earlier run left there is not news
 
-  def look( self ) -> int:
-    """How many tokens are new; the callback gets them."""
-    new   = self._mailbox[Word.COUNT] - self._count
-    for _ in range( new ):
-      if self._on_token:
-        self._on_token( int( self._mailbox.tokens[self._first + self._count] ) )
-      self._count += 1
-    return max( new, 0 )
+  def new( self ) -> list[int]:
+    """The tokens that have come since the last call."""
+    count, first = self._mailbox[Word.COUNT], self._first
+    found = [ int( t ) for t in self._mailbox.tokens[first + self._count : first + count] ]
+    self._count = max( count, self._count )
+    return found

@@ -20,9 +20,11 @@ import typer
 from npu.arch.config import get_config
 from npu.compiler.build import compile_model
 from npu.compiler.image import load_image
-from npu.compiler.program import DEFAULT_PRECISION
+from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError
-from npu.runtime.session import LEVELS, Session, TextCodec, parse_levels
+from npu.machine.levels import LEVELS
+from npu.runtime.device import Device
+from npu.runtime.text import TextCodec
 
 @dataclass( frozen=True )
 class Measured:
@@ -97,7 +99,7 @@ def simulate( what: Simulation, folder: Path ) -> Speed:
   if not path.exists():
     compile_model( what.model, path, get_config( what.config ), DEFAULT_PRECISION )
   cycles, began = 0, time.perf_counter()
-  with Session( load_image( path ), parse_levels( what.level ) ) as session:
+  with Device( load_image( path ), what.level ) as device:
     built = time.perf_counter()
 
     def watch( cycle: int, pc: int ) -> None:
@@ -107,10 +109,10 @@ def simulate( what: Simulation, folder: Path ) -> Speed:
         raise _Enough
 
     with suppress( _Enough ):
-      session.generate( TextCodec( what.model ).encode( "In the beginning" ), what.tokens, stop_at_eos=False,
+      device.generate( TextCodec( what.model ).encode( "In the beginning" ), what.tokens, stop_at_eos=False,
                         on_progress=watch )
-      assert session.stats
-      cycles = session.stats.cycles
+      assert device.stats
+      cycles = device.stats.cycles
     return Speed( cycles, time.perf_counter() - built, built - began )
 
 def print_row( *cells: str ) -> None:

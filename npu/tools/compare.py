@@ -1,15 +1,24 @@
 """Teacher-forced comparison with Hugging Face's float32 model on the same tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npu.errors import NpuError
-from npu.runtime.session import Session
+from npu.arch.config import NpuConfig
+from npu.compiler.checkpoint import MODELS_DIR, find_model
+from npu.compiler.image import Image
+from npu.compiler.precision import DEFAULT_PRECISION
+from npu.errors import NpuError, OptionError
+from npu.runtime.device import Device
+from npu.runtime.images import open_image
+from npu.runtime.report import html_table
+from npu.runtime.text import TextCodec
+
+HELD_OUT = MODELS_DIR / "heldout.txt"
 
 @dataclass
 class Comparison:
@@ -39,14 +48,61 @@ class Comparison:
     self.max_abs       = max( self.max_abs, float( np.abs( error ).max() ) )
     self.logits       += ref.size
 
-  def summary( self ) -> dict[str, Any]:
-    """The figures: perplexities, change in per cent, agreement in per cent, mean KL, logit errors."""
+  def report( self, device: Device ) -> "ComparisonReport":
+    """The figures, of an image that was compared."""
     ppl_ref = float( np.exp( self.nll_ref / self.predicted ) )
     ppl_npu = float( np.exp( self.nll_npu / self.predicted ) )
-    return { "tokens": self.tokens, "ppl_ref": ppl_ref, "ppl_npu": ppl_npu,
-             "ppl_change_percent": 100 * ( ppl_npu / ppl_ref - 1 ), "top1": 100 * self.same_top / self.tokens,
-             "kl": self.kl / self.tokens, "max_abs": self.max_abs,
-             "rms": float( np.sqrt( self.square_error / self.logits ) ) }
+    m = device.manifest
+    return ComparisonReport(
+      model=m["model"], precision=m["precision"], config=device.cfg.name, tokens=self.tokens,
+      ppl_ref=ppl_ref, ppl_npu=ppl_npu, ppl_change_percent=100 * ( ppl_npu / ppl_ref - 1 ),
+      top1=100 * self.same_top / self.tokens, kl=self.kl / self.tokens, max_abs=self.max_abs,
+      rms=float( np.sqrt( self.square_error / self.logits ) ) )
+
+@dataclass( frozen=True )
+class ComparisonReport:
+  """How near an NPU is to Hugging Face in float32. `to_json` is what `npu compare --json` writes.
+
+  Attributes
+  ----------
+  tokens
+    Positions compared.
+  ppl_ref, ppl_npu, ppl_change_percent
+    Perplexities, and the change from the first to the second.
+  top1
+    Positions at which both find the same token likeliest, in per cent.
+  kl
+    Mean of KL( reference || NPU ), in nats.
+  max_abs, rms
+    Of the differences of logits.
+  """
+  model: str
+  precision: str
+  config: str
+  tokens: int
+  ppl_ref: float
+  ppl_npu: float
+  ppl_change_percent: float
+  top1: float
+  kl: float
+  max_abs: float
+  rms: float
+
+  def to_json( self ) -> dict[str, Any]:
+    """As `npu compare --json` writes it."""
+    return asdict( self )
+
+  def rows( self ) -> list[tuple[str, str]]:
+    """The figures in words: (name, text)."""
+    return [ ( "model", f"{self.model}, {self.precision}, {self.config}, {self.tokens} tokens" ),
+             ( "perplexity", f"{self.ppl_ref:.4f} Hugging Face fp32, {self.ppl_npu:.4f} NPU "
+                             f"({self.ppl_change_percent:+.3f} %)" ),
+             ( "top-1 agreement", f"{self.top1:.2f} %" ),
+             ( "mean KL", f"{self.kl:.3e} nats" ),
+             ( "logit error", f"{self.max_abs:.3e} largest, {self.rms:.3e} rms" ) ]
+
+  def _repr_html_( self ) -> str:
+    return html_table( self.rows() )
 
 def log_softmax( logits: NDArray[np.float32] ) -> NDArray[np.float64]:
   """log softmax over the last axis, in float64."""
@@ -76,8 +132,8 @@ class Reference:
       found: NDArray[np.float32] = self.model( input_ids=self._torch.tensor( [ tokens ] ) ).logits[0].numpy()
     return found
 
-def compare( session: Session, reference: Reference, tokens: list[int], window: int,
-             progress: Callable[[int, int], None] | None = None ) -> Comparison:
+def compare_logits( device: Device, reference: Reference, tokens: list[int], window: int,
+                    progress: Callable[[int, int], None] | None = None ) -> Comparison:
   """Compare both models on `tokens`, cut into windows that start with an empty context.
 
   Parameters
@@ -101,11 +157,42 @@ def compare( session: Session, reference: Reference, tokens: list[int], window: 
     part = tokens[start : start + window]
     if len( part ) < 2:
       break
-    session.check_prompt( part )
+    device.check_prompt( part )
     ref, at = reference.logits( part ), 0
-    for rows in session.score( part ):
+    for rows in device.score( part ):
       found.add( ref[at : at + len( rows )], rows, part[at + 1 : at + 1 + len( rows )] )
       at += len( rows )
       if progress:
         progress( start + at, len( tokens ) )
   return found
+
+def compare( model: str | Path, *, text: str | None = None, tokens: int = 4096,
+             image: Image | str | Path | None = None, precision: str = DEFAULT_PRECISION,
+             config: str | NpuConfig | None = None, context: int | None = None,
+             progress: Callable[[int, int], None] | None = None ) -> ComparisonReport:
+  """Compare a model on the functional NPU with Hugging Face in float32, teacher-forced on the same tokens.
+
+  Parameters
+  ----------
+  model
+    A checkpoint folder or an embedded model's name.
+  text
+    What to compare on; None: the held-out text of the embedded models.
+  tokens
+    Of the text, from its start; cut into windows of the image's context.
+  image, precision, config, context
+    As for `npu.Session`.
+  progress
+    Called with (tokens done, tokens in all).
+
+  Raises
+  ------
+  NpuError
+    As `npu.Session` and `compare_logits`; torch is not installed.
+  """
+  if tokens < 2:
+    raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
+  known  = TextCodec( str( model ) ).encode( HELD_OUT.read_text() if text is None else text )[:tokens]
+  device = Device( open_image( model, image, precision=precision, config=config, context=context ) )
+  found  = compare_logits( device, Reference( find_model( str( model ) ) ), known, device.context, progress )
+  return found.report( device )

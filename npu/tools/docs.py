@@ -19,7 +19,8 @@ from npu.arch.config import get_config
 from npu.arch.isa import Cond, Error, Instruction, Rel, Status, disassemble
 from npu.arch.mailbox import Flag, Word
 from npu.compiler.checkpoint import find_model, read_config
-from npu.compiler.program import DEFAULT_PRECISION, Program, build, get_precision
+from npu.compiler.precision import DEFAULT_PRECISION, get_precision
+from npu.compiler.program import Program, build
 
 ISA_FILE = Path( __file__ ).resolve().parents[2] / "docs" / "isa.md"
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from npu.errors import NpuError
 from npu.tools.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
 
 #-------------------------------------------------------------------------
@@ -407,3 +408,17 @@ def _os_errors() -> Iterator[None]:
     if number is None:
       raise
     raise OSError( int( number[1] ), os.strerror( int( number[1] ) ) ) from e
+
+def random_model( directory: str | Path, like: str, seed: int = 0,
+                  progress: Callable[[int, int], None] | None = None ) -> Path:
+  """Write a random checkpoint of real dimensions, with a working tokenizer; the folder.
+
+  As `write_random_model`, with NpuError for whatever is wrong.
+  """
+  try:
+    write_random_model( Path( directory ), like, seed, progress )
+  except ( ValueError, FileExistsError ) as e:
+    raise NpuError( str( e ) ) from None
+  except OSError as e:
+    raise NpuError( f"cannot write {directory}: {e.strerror}" ) from None
+  return Path( directory )

@@ -21,7 +21,7 @@ from npu.arch.weight_stream import (
   pack,
   unpack,
 )
-from npu.compiler.program import PRECISIONS, get_precision
+from npu.compiler.precision import PRECISIONS, get_precision
 from npu.compiler.quantize_weights import CLIP_STEPS, grouped_int4, per_channel, quantize_weights
 
 SIZES  = ( 4, 8, 16 )

@@ -21,9 +21,12 @@ from npu.arch.mailbox import Flag, Word
 from npu.compiler.build import compile_model
 from npu.compiler.image import load_image
 from npu.errors import NpuError
-from npu.machine.simulation import BLOCKS
-from npu.runtime.progress import Pace, Plan, ProgressLine, duration, instructions_of, steps
-from npu.runtime.session import Sampling, Session, SimOptions, TextCodec, level_name, parse_levels
+from npu.machine.levels import BLOCKS, level_name, parse_levels
+from npu.runtime.device import Device, SimOptions
+from npu.runtime.plan import Plan, instructions_of, steps
+from npu.runtime.progress import Pace, ProgressLine, duration
+from npu.runtime.sampling import Sampling
+from npu.runtime.text import TextCodec
 from npu.tools import bench
 from tests.helpers import CliResult, cli_command, cli_environment, cli_error, files, mk_checkpoint, run_cli
 
@@ -108,7 +111,7 @@ def test_cycles_are_the_same_in_every_process( model, image, levels ):
 
 def scores( image: Path, levels: str ) -> np.ndarray:
   """Logits of every position of PROMPT, as bits."""
-  with Session( load_image( image ), levels ) as session:
+  with Device( load_image( image ), levels ) as session:
     tokens = TextCodec( "nano" ).encode( PROMPT )
     return np.concatenate( [ rows.copy() for rows in session.score( tokens ) ] ).view( np.uint32 )
 
@@ -123,7 +126,7 @@ def test_logits_of_a_run_are_the_same( image ):
   # LOGITS stores those of the last position only, with each token.
   found = []
   for levels in ( "fl", "cl" ):
-    with Session( load_image( image ), levels ) as session:
+    with Device( load_image( image ), levels ) as session:
       session.load_prompt( TextCodec( "nano" ).encode( PROMPT ) )
       session.ring( 2, Flag.LOGITS )
       found.append( session._logits.view( np.uint32 ).copy() )
@@ -143,7 +146,7 @@ def test_sampling_is_the_same_and_its_cycles_add_up( model, image ):
 
 @pytest.mark.level( "cl" )
 def test_a_session_goes_on_with_another_prompt( image ):
-  with Session( load_image( image ), "cl" ) as session:
+  with Device( load_image( image ), "cl" ) as session:
     first  = session.generate( [ 5, 6, 7 ], 2, stop_at_eos=False )
     cycles = session.stats.cycles
     other  = session.generate( [ 9 ], 3, stop_at_eos=False )
@@ -151,7 +154,7 @@ def test_a_session_goes_on_with_another_prompt( image ):
     assert first.tokens == again.tokens
     assert len( session.stats.token_cycles ) == 7 and session.stats.token_cycles == sorted( session.stats.token_cycles )
     assert session.stats.cycles > 2 * cycles
-  fl = Session( load_image( image ) )
+  fl = Device( load_image( image ) )
   assert [ other.tokens, again.tokens ] == [ fl.generate( p, t, stop_at_eos=False ).tokens
                                              for p, t in ( ( [ 9 ], 3 ), ( [ 5, 6, 7 ], 2 ) ) ]
 
@@ -260,9 +263,9 @@ def test_progress_where_there_is_no_terminal( model, image ):
 # Progress
 #-------------------------------------------------------------------------
 
-def planned( image: Path, prompt: list[int], limit: int, flags: int = 0 ) -> tuple[Session, Plan]:
+def planned( image: Path, prompt: list[int], limit: int, flags: int = 0 ) -> tuple[Device, Plan]:
   """A functional session at the doorbell, and its plan."""
-  session = Session( load_image( image ) )
+  session = Device( load_image( image ) )
   session.load_prompt( prompt )
   return session, session.plan( limit, flags )
 
@@ -286,7 +289,7 @@ def test_a_plan_ends_with_the_tokens_that_came( image ):
   session, plan = planned( image, [ 5, 6 ], 8 )
   before = session.dram.copy()
   eos    = session.generate( [ 5, 6 ], 8, stop_at_eos=False ).tokens[2]
-  session = Session( load_image( image ) )
+  session = Device( load_image( image ) )
   session.load_prompt( [ 5, 6 ] )
   result = session.ring( 8, eos=( eos, ) )
   assert result.status == Status.EOS
@@ -300,7 +303,7 @@ def test_a_plan_of_a_broken_mailbox_is_empty( image ):
 @pytest.mark.level( "cl" )
 def test_the_share_grows_from_nothing_to_nearly_all( image ):
   shares = []
-  with Session( load_image( image ), "cl" ) as session:
+  with Device( load_image( image ), "cl" ) as session:
     session.load_prompt( [ 5, 6, 7 ] )
     plan = session.plan( 3 )
 
@@ -438,7 +441,7 @@ def test_wrong_numbers_are_told( model, args, message ):
   assert cli_error( "run", model, "--level", "cl", *args ) == message
 
 def test_a_prompt_is_refused_before_a_machine_is_built( model, monkeypatch ):
-  monkeypatch.setattr( "npu.runtime.session.mk_machine", None )
+  monkeypatch.setattr( "npu.runtime.device.mk_machine", None )
   assert cli_error( "run", model, "--level", "verilog", "--config", "edge4", "--prompt", "x" * 65 ) == (
     "the prompt has 65 tokens; this image's context is 64" )
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from npu.arch.config import LINE_BYTES, PRESETS, get_config
 from npu.arch.isa import GemmFlag, Instruction, Rel, Unit
 from npu.compiler.checkpoint import ModelConfig, find_model, read_config
-from npu.compiler.program import PRECISIONS, Program, build, get_precision
+from npu.compiler.precision import PRECISIONS, get_precision
+from npu.compiler.program import Program, build
 
 #-------------------------------------------------------------------------
 # Models

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from npu.arch.config import LINE_BYTES, NpuConfig, get_config
 from npu.arch.footprint import footprint
 from npu.arch.isa import Cond, GemmFlag, Rel, mk
-from npu.compiler.program import Program, build, get_precision
+from npu.compiler.precision import get_precision
+from npu.compiler.program import Program, build
 from tests.compiler.programs import CONTEXT, MODELS, built, by_case, is_rope_load, operands, region_at, sizes_of, up
 
 #-------------------------------------------------------------------------

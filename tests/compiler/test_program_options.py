@@ -7,7 +7,8 @@ import pytest
 from npu.arch.config import NpuConfig, get_config
 from npu.arch.isa import encode
 from npu.compiler.checkpoint import ModelConfig
-from npu.compiler.program import PRECISIONS, Shape, build, fit_spad, get_precision, head_order
+from npu.compiler.precision import PRECISIONS, get_precision
+from npu.compiler.program import Shape, build, fit_spad, head_order
 from npu.errors import NpuError
 from tests.compiler.programs import CONTEXT, MODELS, built
 

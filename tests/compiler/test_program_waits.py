@@ -12,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 
 from npu.arch.config import get_config
 from npu.arch.isa import Cond, Instruction, Rel, Unit, mk
-from npu.compiler.program import Program, assign_waits, build, get_precision
+from npu.compiler.precision import get_precision
+from npu.compiler.program import Program, assign_waits, build
 from tests.compiler.programs import CONTEXT, MODELS, Operand, built, by_case, operands, region_at
 
 #-------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from npu.arch.isa import Status
 from npu.arch.mailbox import Flag, Word
 from npu.compiler.build import compile_model
 from npu.compiler.image import Image, load_image
-from npu.runtime.session import Session
+from npu.runtime.device import Device
 
 CONFIGS = { 4: PRESETS["edge4"], 8: PRESETS["edge8"], 16: PRESETS["edge16"] }
 
@@ -29,9 +29,9 @@ class Images:
     return load_image( path )
 
   def session( self, model: str = "nano", n: int = 16, precision: str = "w8a16", pass_rows: int | None = None,
-               context: int = 64 ) -> Session:
+               context: int = 64 ) -> Device:
     """An NPU with an image."""
-    return Session( self.image( model, n, precision, pass_rows, context ) )
+    return Device( self.image( model, n, precision, pass_rows, context ) )
 
 def text( vocab: int, length: int, seed: int = 7 ) -> list[int]:
   """Random tokens."""
@@ -42,15 +42,15 @@ TOKENS     = text( NANO_VOCAB, 40 )
 
 Bits = NDArray[np.uint32]
 
-def scored( s: Session, tokens: list[int] ) -> Bits:
+def scored( s: Device, tokens: list[int] ) -> Bits:
   """Bit patterns of the logits of all positions [len( tokens ), vocabulary]."""
   return np.concatenate( [ rows.copy() for rows in s.score( tokens ) ] ).view( np.uint32 )
 
-def last_logits( s: Session ) -> Bits:
+def last_logits( s: Device ) -> Bits:
   """Bit patterns of the logits that the last GENERATE pass stored."""
   return s._logits[0, : s.vocab].copy().view( np.uint32 )
 
-def decoded( s: Session, tokens: list[int] ) -> Bits:
+def decoded( s: Device, tokens: list[int] ) -> Bits:
   """The same logits as `scored`, from decode: a run for each token, which the host then puts in place of
   the one that the NPU found."""
   s.load_prompt( tokens[:1] )

@@ -15,8 +15,9 @@ from npu.arch.config import PRESETS
 from npu.arch.isa import Error, Status
 from npu.arch.mailbox import Flag, Mailbox, Word
 from npu.errors import NpuError
+from npu.machine.levels import BLOCKS, check_levels
 from npu.machine.npu import CAUSES, SimulationError
-from npu.machine.simulation import BLOCKS, Machine, check_levels
+from npu.machine.simulation import Machine
 from tests.machine.world import ENGINES, PROMPT, check_run, golden, mk_images, prepare, simulate
 from translation.levels import mk_dut, registered
 from translation.simulate import WAVES, run

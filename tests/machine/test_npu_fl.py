@@ -12,8 +12,8 @@ from npu.arch.isa import Error, Status, decode
 from npu.arch.mailbox import Flag, Word
 from npu.compiler.build import compile_model
 from npu.compiler.image import load_image
-from npu.compiler.program import PRECISIONS
-from npu.runtime.session import Session
+from npu.compiler.precision import PRECISIONS
+from npu.runtime.device import Device
 from tests.machine.sessions import CONFIGS, NANO_VOCAB, TOKENS, Images, decoded, last_logits, scored, text
 
 @pytest.fixture( scope="module" )
@@ -65,7 +65,7 @@ def test_results_do_not_depend_on_the_scratchpad( images: Images, tmp_path: Path
   path = tmp_path / "small.npu"
   program = compile_model( "nano", path, CONFIGS[4].but( spad_bytes=spad_bytes ), "w8a16", 64 )
   assert ( spad_bytes > 1 << 13 ) or ( len( program.tiles ) > 1 and program.spad.pass_rows < 16 )
-  s = Session( load_image( path ) )
+  s = Device( load_image( path ) )
   assert np.array_equal( scored( s, TOKENS ), scored( images.session(), TOKENS ) )
   assert s.generate( TOKENS[:9], 12, stop_at_eos=False ).tokens == \
     images.session().generate( TOKENS[:9], 12, stop_at_eos=False ).tokens
@@ -100,7 +100,7 @@ def test_a_run_leaves_nothing_behind( images: Images ) -> None:
 # Statuses and the mailbox
 #-------------------------------------------------------------------------
 
-def index_of( s: Session, mnemonic: str ) -> int:
+def index_of( s: Device, mnemonic: str ) -> int:
   """Where the only instruction of that name is in the program."""
   box   = s.npu.mailbox
   start = box[Word.PROGRAM] * LINE_BYTES
@@ -109,7 +109,7 @@ def index_of( s: Session, mnemonic: str ) -> int:
   assert code.count( mnemonic ) == 1
   return code.index( mnemonic )
 
-def mailbox( s: Session ) -> dict[str, int]:
+def mailbox( s: Device ) -> dict[str, int]:
   """What the NPU says."""
   words = ( Word.DOORBELL, Word.POS, Word.LEN, Word.STATUS, Word.ERROR, Word.PC, Word.COUNT )
   return { w.name: s.npu.mailbox[w] for w in words }

@@ -16,17 +16,20 @@ from npu.arch.mailbox import Word
 from npu.compiler.build import compile_model
 from npu.compiler.image import load_image
 from npu.errors import NpuError
-from npu.runtime.session import Sampling, Session, TextCodec, output_path, sample
+from npu.files import output_path
+from npu.runtime.device import Device
+from npu.runtime.sampling import Sampling, sample
+from npu.runtime.text import TextCodec
 from tests.helpers import CONFIG, NANO, REMOVED, expected_shapes, mk_chain, mk_checkpoint, random_tensors
 
 def mk_session( folder: Path, precision: str = "w8a16", config: str = "edge16", context: int | None = None,
-                pass_rows: int | None = None ) -> Session:
+                pass_rows: int | None = None ) -> Device:
   """A session with the checkpoint in `folder`, compiled to a file beside it."""
   image = folder.with_suffix( ".npu" )
   compile_model( str( folder ), image, get_config( config ), precision, context, pass_rows )
-  return Session( load_image( image ) )
+  return Device( load_image( image ) )
 
-def logits( session: Session, tokens: list[int] ) -> np.ndarray:
+def logits( session: Device, tokens: list[int] ) -> np.ndarray:
   """Logits of every position, [tokens, vocabulary]."""
   return np.concatenate( [ rows.copy() for rows in session.score( tokens ) ] )
 
@@ -38,7 +41,7 @@ def codec() -> TextCodec:
   return TextCodec( "nano" )
 
 @pytest.fixture( scope="module" )
-def session( tmp_path_factory: pytest.TempPathFactory ) -> Session:
+def session( tmp_path_factory: pytest.TempPathFactory ) -> Device:
   """The model RANDOM; tests share it, so each starts with a prompt of its own."""
   return mk_session( mk_checkpoint( tmp_path_factory.mktemp( "session" ) / "model", **RANDOM ) )
 
@@ -131,16 +134,16 @@ HUNDRED = "choose 0 (greedy) to 100"
 PART    = "choose more than 0, up to 1"
 
 @pytest.mark.parametrize( "parameters, message", (
-  pytest.param( { "temperature": -0.1 }, f"--temperature is -0.1; {HUNDRED}", id="negative temperature" ),
-  pytest.param( { "temperature": 100.5 }, f"--temperature is 100.5; {HUNDRED}", id="too hot" ),
-  pytest.param( { "temperature": math.nan }, f"--temperature is nan; {HUNDRED}", id="temperature NaN" ),
-  pytest.param( { "temperature": math.inf }, f"--temperature is inf; {HUNDRED}", id="temperature infinite" ),
-  pytest.param( { "top_k": -1 }, "--top-k is -1; choose 0 (all) or more", id="negative top_k" ),
-  pytest.param( { "top_p": 0.0 }, f"--top-p is 0.0; {PART}", id="top_p 0" ),
-  pytest.param( { "top_p": 1.001 }, f"--top-p is 1.001; {PART}", id="top_p above 1" ),
-  pytest.param( { "top_p": -0.5 }, f"--top-p is -0.5; {PART}", id="negative top_p" ),
-  pytest.param( { "top_p": math.nan }, f"--top-p is nan; {PART}", id="top_p NaN" ),
-  pytest.param( { "temperature": 1.0, "seed": -1 }, "--seed is -1; choose 0 or more", id="negative seed" ) ) )
+  pytest.param( { "temperature": -0.1 }, f"temperature is -0.1; {HUNDRED}", id="negative temperature" ),
+  pytest.param( { "temperature": 100.5 }, f"temperature is 100.5; {HUNDRED}", id="too hot" ),
+  pytest.param( { "temperature": math.nan }, f"temperature is nan; {HUNDRED}", id="temperature NaN" ),
+  pytest.param( { "temperature": math.inf }, f"temperature is inf; {HUNDRED}", id="temperature infinite" ),
+  pytest.param( { "top_k": -1 }, "top_k is -1; choose 0 (all) or more", id="negative top_k" ),
+  pytest.param( { "top_p": 0.0 }, f"top_p is 0.0; {PART}", id="top_p 0" ),
+  pytest.param( { "top_p": 1.001 }, f"top_p is 1.001; {PART}", id="top_p above 1" ),
+  pytest.param( { "top_p": -0.5 }, f"top_p is -0.5; {PART}", id="negative top_p" ),
+  pytest.param( { "top_p": math.nan }, f"top_p is nan; {PART}", id="top_p NaN" ),
+  pytest.param( { "temperature": 1.0, "seed": -1 }, "seed is -1; choose 0 or more", id="negative seed" ) ) )
 def test_sampling_parameters_are_checked( parameters, message ):
   with pytest.raises( NpuError ) as e:
     Sampling( **parameters )
@@ -201,8 +204,8 @@ def test_prompt_is_refused( session, tokens, message ):
   assert str( e.value ) == message
 
 @pytest.mark.parametrize( "count, message", (
-  pytest.param( 0, "--max-new-tokens is 0; choose 1 or more", id="zero" ),
-  pytest.param( -5, "--max-new-tokens is -5; choose 1 or more", id="negative" ) ) )
+  pytest.param( 0, "max_new_tokens is 0; choose 1 or more", id="zero" ),
+  pytest.param( -5, "max_new_tokens is -5; choose 1 or more", id="negative" ) ) )
 def test_number_of_tokens_is_refused( session, count, message ):
   with pytest.raises( NpuError ) as e:
     session.generate( [ 1 ], count )
@@ -219,7 +222,7 @@ def test_a_large_number_of_tokens_means_all_that_fit( session, count, temperatur
 def test_level_is_checked( tmp_path ):
   image = mk_session( mk_checkpoint( tmp_path / "model" ) ) and load_image( tmp_path / "model.npu" )
   with pytest.raises( NpuError ) as e:
-    Session( image, "gates" )
+    Device( image, "gates" )
   assert str( e.value ) == "unknown level 'gates'; choose one of fl, cl, rtl, verilog"
 
 def test_an_error_of_the_npu_is_told( tmp_path ):

@@ -18,7 +18,8 @@ from npu.arch.isa import INSTRUCTION_BYTES, Error, Instruction, decode, disassem
 from npu.arch.mailbox import Mailbox, Word
 from npu.compiler.build import compile_model
 from npu.compiler.image import load_image
-from npu.runtime.session import SimOptions, parse_levels
+from npu.machine.levels import parse_levels
+from npu.runtime.device import SimOptions
 from npu.tools.diff import Difference, Report, compare_levels, joined, show_word
 from tests.helpers import CliResult, cli_error, files, mk_checkpoint, run_cli
 from translation.blocks import BLOCKS

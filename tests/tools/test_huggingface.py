@@ -21,8 +21,9 @@ from npu.arch.isa import Status
 from npu.compiler.build import compile_model
 from npu.compiler.checkpoint import find_model
 from npu.compiler.image import load_image
-from npu.runtime.session import Session, TextCodec
-from npu.tools.compare import Reference, compare
+from npu.runtime.device import Device
+from npu.runtime.text import TextCodec
+from npu.tools.compare import Reference, compare_logits
 
 logging.disable_progress_bar()
 
@@ -93,6 +94,10 @@ def random_models( draw: st.DrawFn ) -> RandomModel:
     theta=draw( st.sampled_from( ( 1e2, 1e4, 1e6 ) ) ), n=draw( st.sampled_from( ( 4, 8, 16 ) ) ),
     seed=draw( st.integers( 0, 2 ** 31 ) ) )
 
+def figures( device: Device, reference: Reference, tokens: list[int], window: int ) -> dict[str, Any]:
+  """What `npu compare` says of an NPU."""
+  return compare_logits( device, reference, tokens, window ).report( device ).to_json()
+
 def check_random_model( m: RandomModel, precisions: tuple[str, ...] = tuple( RANDOM_KL ) ) -> dict[str, Any]:
   """Compile with each precision and compare; returns the figures."""
   tokens = [ int( t ) for t in np.random.default_rng( m.seed ).integers( 0, m.vocab, RANDOM_TOKENS ) ]
@@ -105,7 +110,7 @@ def check_random_model( m: RandomModel, precisions: tuple[str, ...] = tuple( RAN
     for precision in precisions:
       image = folder / f"{precision}.npu"
       compile_model( str( folder / "model" ), image, PRESETS[f"edge{m.n}"], precision )
-      found[precision] = compare( Session( load_image( image ) ), reference, tokens, 32 ).summary()
+      found[precision] = figures( Device( load_image( image ) ), reference, tokens, 32 )
   return found
 
 # The same models in every run: the noise of INT8 weights is a property of the model, and a few of the smallest
@@ -114,10 +119,10 @@ def check_random_model( m: RandomModel, precisions: tuple[str, ...] = tuple( RAN
 @settings( max_examples=12, derandomize=True )
 @given( m=random_models() )
 def test_random_models( m: RandomModel ) -> None:
-  for precision, figures in check_random_model( m ).items():
-    note( f"{precision}: {figures}" )
-    assert figures["tokens"] == RANDOM_TOKENS
-    assert figures["kl"] <= RANDOM_KL[precision]
+  for precision, found in check_random_model( m ).items():
+    note( f"{precision}: {found}" )
+    assert found["tokens"] == RANDOM_TOKENS
+    assert found["kl"] <= RANDOM_KL[precision]
 
 @pytest.mark.nightly
 @pytest.mark.parametrize( "precision", list( RANDOM_KL ) )
@@ -184,13 +189,13 @@ def heldout() -> list[int]:
   text = ( find_model( "tiny" ).parent / "heldout.txt" ).read_text( encoding="utf-8" )
   return TextCodec( "tiny" ).encode( text )
 
-def tiny( folder: Path, precision: str ) -> Session:
+def tiny( folder: Path, precision: str ) -> Device:
   """The trained model on an NPU."""
   compile_model( "tiny", folder / "tiny.npu", PRESETS["edge16"], precision )
-  return Session( load_image( folder / "tiny.npu" ) )
+  return Device( load_image( folder / "tiny.npu" ) )
 
-def check_figures( session: Session, reference: Reference, tokens: list[int], limit: Figures ) -> None:
-  found = compare( session, reference, tokens, session.context ).summary()
+def check_figures( device: Device, reference: Reference, tokens: list[int], limit: Figures ) -> None:
+  found = figures( device, reference, tokens, device.context )
   print( found )
   assert found["tokens"] == len( tokens )
   assert 0 <= found["kl"] <= limit.kl

@@ -1,6 +1,6 @@
 """The special functions: table lookups in integers, refined in binary32 where more is needed.
 
-Error bounds (each proven over every input fraction in tests/numerics/test_numerics.py):
+Error bounds (each proven over every input fraction in tests/numerics/test_special.py):
 
 | function   | method                                  | bound                                  |
 |------------|-----------------------------------------|----------------------------------------|

@@ -8,6 +8,6 @@ their timing. The second one stops at the first difference.
 """
 
 from npu.tools.diff.difference import Difference, joined, show_word
-from npu.tools.diff.sessions import Report, compare_levels
+from npu.tools.diff.side_by_side import Report, compare_levels, diff
 
-__all__ = [ "Difference", "Report", "compare_levels", "joined", "show_word" ]
+__all__ = [ "Difference", "Report", "compare_levels", "diff", "joined", "show_word" ]

@@ -1,22 +1,32 @@
-"""Two sessions with one prompt, run and compared: what `npu diff` does."""
+"""Two NPUs with one prompt, run and compared: what `npu diff` does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl.npu import NpuFL, Result
-from npu.arch.config import LINE_BYTES
+from npu.arch.config import LINE_BYTES, NpuConfig
+from npu.arch.isa import disassemble
+from npu.compiler.build import Progress
 from npu.compiler.image import Image
+from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError
-from npu.runtime.progress import OnProgress
-from npu.runtime.session import Session, SimOptions
+from npu.machine.levels import check_levels, parse_levels
+from npu.runtime.device import Device, SimOptions
+from npu.runtime.images import check_same_model, image_file, load
+from npu.runtime.plan import OnProgress
+from npu.runtime.text import TextCodec
 from npu.tools.diff.difference import Comparison, Difference, show_result, show_word
 from npu.tools.diff.follower import MAILBOX_BYTES, Follower
 from npu.tools.diff.recording import Recording
 from npu.tools.diff.walk import Walk
+
+Watching = Callable[[Device, str], AbstractContextManager[OnProgress | None]]
 
 class _Found( Exception ):
   # Ends a simulation: the first difference is known.
@@ -43,24 +53,43 @@ class Report:
   tokens: tuple[list[int], list[int]]
   cycles: tuple[int | None, int | None]
 
+  def lines( self, a: str = "a", b: str = "b" ) -> Iterator[str]:
+    """For people; `a` and `b` say what the levels were."""
+    if self.difference:
+      yield from self.difference.lines( ( a, b ) )
+      return
+    yield f"no difference: {self.instructions:,} instructions compared; both end with {self.ends[0]}"
+    for label, name, cycles in ( ( "a", a, self.cycles[0] ), ( "b", b, self.cycles[1] ) ):
+      yield f"  {label} {name}: " + ( "without cycles" if cycles is None else f"{cycles:,} cycles" )
+
+  def to_json( self ) -> dict[str, Any]:
+    """As `npu diff --json` writes it, below the levels."""
+    d = self.difference
+    found = None if d is None else {
+      "instruction": d.effect and d.effect.pc, "text": d.effect and disassemble( d.effect.instruction ),
+      "position": d.effect and d.effect.pos, "rows": d.effect and d.effect.rows, "where": d.where, "a": d.a,
+      "b": d.b, "note": d.note }
+    return { "same": d is None, "instructions": self.instructions, "difference": found, "ends": list( self.ends ),
+             "tokens": list( self.tokens ), "cycles": list( self.cycles ) }
+
 class _Side:
-  # One of the two NPUs: its session, its walk, and its recording if it is a machine.
+  # One of the two NPUs: its device, its walk, and its recording if it is a machine.
 
   def __init__( self, load: Callable[[], Image], levels: Mapping[str, str] | None, options: SimOptions ) -> None:
-    self.session = Session( load(), levels, options )
+    self.device = Device( load(), levels, options )
     self.tokens: list[int] = []
     self.cycle: int | None = None
     self.result: Result | None = None
     self.recording: Recording | None = None
-    if self.session.machine:
+    if self.device.machine:
       # What the instructions have written is kept apart from the machine's memory, which is ahead of it.
       self.shadow    = load().dram
       self.recording = Recording()
-      self.recording.listen( self.session.machine )
+      self.recording.listen( self.device.machine )
 
   def prepare( self, prompt: list[int], limit: int, eos: tuple[int, ...] ) -> None:
     """Everything for the doorbell."""
-    session = self.session
+    session = self.device
     session.load_prompt( prompt )
     session.prepare( limit, 0, eos )
     if self.recording:
@@ -74,7 +103,7 @@ class _Side:
 
   def run( self, watch: Callable[[], None], on_progress: OnProgress | None ) -> None:
     """Simulate the machine to the end, or until `watch` raises _Found."""
-    assert self.session.machine and self.recording
+    assert self.device.machine and self.recording
 
     def progress( cycle: int, pc: int ) -> None:
       self.cycle = cycle
@@ -82,9 +111,9 @@ class _Side:
         on_progress( cycle, pc )
       watch()
 
-    options = self.session.options
+    options = self.device.options
     try:
-      found = self.session.machine.run( self.tokens.append, progress, options.max_cycles, options.hang_cycles )
+      found = self.device.machine.run( self.tokens.append, progress, options.max_cycles, options.hang_cycles )
     except NpuError as e:
       self.recording.end = str( e )
     else:
@@ -108,15 +137,15 @@ class _Side:
 
   def spad( self ) -> NDArray[np.uint32]:
     """The scratchpad as it is."""
-    if self.session.machine:
-      found: NDArray[np.uint32] = self.session.machine.npu.memory.spad.array()
+    if self.device.machine:
+      found: NDArray[np.uint32] = self.device.machine.npu.memory.spad.array()
       return found
     return self.walk.core.spad
 
 def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: Mapping[str, str] | None,
                     prompt: list[int], max_new_tokens: int, stop_at_eos: bool = True,
                     options: SimOptions | None = None,
-                    watching: Callable[[Session, str], AbstractContextManager[OnProgress | None]] | None = None
+                    watching: Watching | None = None
                     ) -> Report:
   """Run a greedy generation on two NPUs and compare what every instruction wrote.
 
@@ -127,7 +156,7 @@ def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: M
   a, b
     Levels by block; None is the functional NPU.
   watching
-    ( session, "a" or "b" ): a context in which that machine runs, with what is called while it does.
+    ( device, "a" or "b" ): a context in which that machine runs, with what is called while it does.
 
   Raises
   ------
@@ -138,8 +167,8 @@ def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: M
   with ExitStack() as stack:
     sides = _Side( load, a, options ), _Side( load, b, options )
     for side in sides:
-      stack.callback( side.session.close )
-    first = sides[0].session
+      stack.callback( side.device.close )
+    first = sides[0].device
     first.check_prompt( prompt, max_new_tokens )
     eos   = tuple( first.manifest["dimensions"]["eos_tokens"] ) if stop_at_eos else ()
     for side in sides:
@@ -152,9 +181,9 @@ def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: M
         raise _Found
 
     # The functional NPU only walks. Of two machines the faster one runs first: only the second one can end early.
-    machines = sorted( ( s for s in sides if s.recording ), key=lambda s: speed( s.session ) )
+    machines = sorted( ( s for s in sides if s.recording ), key=lambda s: speed( s.device ) )
     for side in machines:
-      seen = watching( side.session, "ab"[sides.index( side )] ) if watching else nullcontext()
+      seen = watching( side.device, "ab"[sides.index( side )] ) if watching else nullcontext()
       with seen as told, suppress( _Found ):
         side.run( watch if side is machines[-1] else _nothing, told )
     found.advance()
@@ -167,9 +196,9 @@ def compare_levels( load: Callable[[], Image], a: Mapping[str, str] | None, b: M
 def _nothing() -> None:
   pass
 
-def speed( session: Session ) -> int:
-  """A number for the slowest level of a session's blocks: the larger, the slower."""
-  return max( ( "cl", "fl", "verilog", "rtl" ).index( level ) for level in ( session.levels or { "": "fl" } ).values() )
+def speed( device: Device ) -> int:
+  """A number for the slowest level of a device's blocks: the larger, the slower."""
+  return max( ( "cl", "fl", "verilog", "rtl" ).index( level ) for level in ( device.levels or { "": "fl" } ).values() )
 
 COMPARED_BYTES = 1 << 24       # at a time
 
@@ -177,7 +206,7 @@ def _at_the_end( sides: tuple[_Side, _Side], count: int ) -> Difference | None:
   # No instruction differs: how the runs ended, and what is in the memories.
   if sides[0].result != sides[1].result:
     return Difference( None, count, "they end differently", *( s.end() for s in sides ) )
-  a, b = ( s.session.dram for s in sides )
+  a, b = ( s.device.dram for s in sides )
   for low in range( 0, len( a ), COMPARED_BYTES ):
     x, y = ( m[low : low + COMPARED_BYTES].view( np.uint32 ) for m in ( a, b ) )
     if len( bad := np.flatnonzero( x != y ) ):
@@ -190,3 +219,34 @@ def _at_the_end( sides: tuple[_Side, _Side], count: int ) -> Difference | None:
     return Difference( None, count, f"in the end, scratchpad row {row:#x}, lane {lane}",
                        show_word( int( x[row, lane] ) ), show_word( int( y[row, lane] ) ) )
   return None
+
+def diff( model: str | Path, prompt: str | Sequence[int], a: str | Mapping[str, str] | None = "fl",
+          b: str | Mapping[str, str] | None = "cl", *, max_new_tokens: int = 4, stop_at_eos: bool = True,
+          image: str | Path | None = None, precision: str = DEFAULT_PRECISION, config: str | NpuConfig | None = None,
+          context: int | None = None, pass_rows: int | None = None, options: SimOptions | None = None,
+          watching: Watching | None = None, progress: Progress | None = None ) -> Report:
+  """Run a greedy generation on two NPUs and name the first instruction whose result differs.
+
+  Parameters
+  ----------
+  model
+    A checkpoint folder or an embedded model's name.
+  prompt
+    Text, or tokens.
+  a, b
+    Level of all blocks, or levels by block (`mac_array=rtl,...`, or a mapping); None is the functional NPU.
+  image
+    The file of an image of `model`, to use instead of compiling it.
+  precision, config, context, pass_rows, progress
+    As for `npu.compile`.
+  options, watching
+    As for `compare_levels`, whose errors these are too.
+  """
+  levels_a, levels_b = ( parse_levels( x ) if isinstance( x, str ) else None if x is None else check_levels( x )
+                         for x in ( a, b ) )
+  tokens = TextCodec( str( model ) ).encode( prompt ) if isinstance( prompt, str ) else list( prompt )
+  with image_file( model, image, precision=precision, config=config, context=context, pass_rows=pass_rows,
+                   progress=progress ) as path:
+    check_same_model( str( model ), load( path ) )
+    return compare_levels( lambda: load( path ), levels_a, levels_b, tokens, max_new_tokens, stop_at_eos, options,
+                           watching )

@@ -1,0 +1,61 @@
+"""The options and arguments that several commands have: one name, one meaning and one text each."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu.arch.config import DEFAULT_CONFIG as DEFAULT_CONFIG, PRESETS
+from translation.blocks import BLOCKS, LEVELS
+
+# What a shell completes, written out where an import would take longer than a key; a test holds them to the originals.
+MODELS     = ( "tiny", "nano" )
+PRECISIONS = ( "w8a16", "w16a16", "w8a8", "w4a16", "bf16" )
+SHAPES     = ( "qwen2-0.5b", "qwen2-1.5b", "tiny", "nano" )
+
+DEFAULT_MODEL     = "tiny"
+DEFAULT_PRECISION = "w8a16"
+DEFAULT_PROMPT    = "In the beginning"
+
+def among( names: Iterable[str] ) -> Callable[[str], list[str]]:
+  """Completes what has been typed to one of the names."""
+  return lambda incomplete: [ name for name in names if name.startswith( incomplete ) ]
+
+def or_( names: Iterable[str] ) -> str:
+  """a, b or c."""
+  *some, last = names
+  return f"{', '.join( some )} or {last}"
+
+ModelArg     = Annotated[str, typer.Argument(
+  metavar="MODEL", help=f"Checkpoint folder, or {or_( MODELS )}.", autocompletion=among( MODELS ) )]
+ImageArg     = Annotated[Path, typer.Argument( metavar="IMAGE", help="Image file." )]
+ConfigOpt    = Annotated[str, typer.Option(
+  "--config", help=f"{or_( PRESETS )}.", autocompletion=among( PRESETS ) )]
+PrecisionOpt = Annotated[str, typer.Option(
+  help=f"{or_( PRECISIONS )}.", autocompletion=among( PRECISIONS ) )]
+BlockOpt     = Annotated[str, typer.Option(
+  "--block", help=f"{or_( BLOCKS )}.", autocompletion=among( BLOCKS ) )]
+PromptOpt    = Annotated[str, typer.Option( help="Text to continue." )]
+TokensOpt    = Annotated[int, typer.Option( "--max-new-tokens", help="Tokens to produce at most." )]
+EosOpt       = Annotated[bool, typer.Option( "--ignore-eos", help="Go on after the end of the text." )]
+LevelOpt     = Annotated[str | None, typer.Option(
+  help="Level of all blocks: fl (default, without cycles), cl, rtl or verilog.", autocompletion=among( LEVELS ) )]
+LevelsOpt    = Annotated[str | None, typer.Option(
+  metavar="BLOCK=LEVEL,...", help="Levels of blocks; the others have --level's, or cl." )]
+ProgressOpt  = Annotated[bool | None, typer.Option(
+  "--progress/--no-progress", help="Whether to show how far it is, at levels with cycles (default: on a terminal)." )]
+LatencyOpt   = Annotated[int | None, typer.Option( help="Cycles from a memory request to its first beat." )]
+BandwidthOpt = Annotated[float | None, typer.Option( help="Beats per cycle that memory moves, at most 1." )]
+StallOpt     = Annotated[int | None, typer.Option( "--stall-seed",
+                                                   help="Random stalls of memory; results stay the same." )]
+MaxCyclesOpt = Annotated[int | None, typer.Option( help="End after so many cycles, with what each unit waits for." )]
+HangOpt      = Annotated[int | None, typer.Option(
+  "--hang-cycles", help="End when nothing has moved for so many cycles (default: 20,000 and ten latencies)." )]
+JsonOpt      = Annotated[str | None, typer.Option( "--json", metavar="FILE",
+                                                   help="Write the results as JSON; - is standard output." )]
+ContextOpt   = Annotated[int | None, typer.Option(
+  help="Positions to provide for (default: the model's own, up to 4096)." )]
+PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass (default: as many as fit)." )]
+ImageOpt     = Annotated[Path | None, typer.Option( "--image", metavar="FILE",
+                                                    help="Use this image of MODEL instead of compiling." )]
