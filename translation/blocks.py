@@ -23,7 +23,7 @@ BLOCKS: dict[str, dict[str, str]] = {
                   "cl":  "cl.controller:ControllerCL",
                   "rtl": "rtl_models.controller:ControllerRTL" },
   # Values do not pass through arithmetic here, so there is no functional level.
-  "memory_hub": { "cl":  "cl.memory:MemoryHubCL",
+  "memory_hub": { "cl":  "cl.memory_hub:MemoryHubCL",
                   "rtl": "rtl_models.memory_hub:MemoryHubRTL" },
 }
 

@@ -21,7 +21,7 @@ from typing import Any
 from pymtl3 import Bits1, Bits4, Component, update_ff
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from cl.memory import MemorySystem, MemorySystemCL
+from cl.memory_system import MemorySystem, MemorySystemCL
 from cl.signals import mk_any, mk_sample
 from npu.arch.isa import Unit
 from npu.errors import NpuError
@@ -203,8 +203,8 @@ class Npu( Component ):
   mac_array, vector_unit, attention_engine, controller
     Their classes, or functions of cfg. None: the cycle-level model.
   memory_hub
-    The same; None: hub, DRAM and scratchpad as one block (`cl.memory.MemorySystemCL`), which is faster and has the same
-    cycles.
+    The same; None: hub, DRAM and scratchpad as one block (`cl.memory_system.MemorySystemCL`), which is faster and has
+    the same cycles.
   stall_seed
     None, or random stalls of DRAM and scratchpad.
   """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pymtl3 import Bits1, Bits4, Component, update_ff
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
-from cl.memory import READ_CLIENTS, WRITE_CLIENTS
+from cl.memory_hub import READ_CLIENTS, WRITE_CLIENTS
 from fl.npu import Result, TokenCallback, drain
 from npu.arch.config import NpuConfig
 from npu.arch.isa import Error, Status

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pymtl3 import Component, InPort, OutPort, update_ff
 
-from cl.memory import AccessError
+from cl.memory.model import AccessError
 from fl.npu import NpuFL
 from fl.vector_unit import VectorUnitFL
 from npu.arch.config import PRESETS

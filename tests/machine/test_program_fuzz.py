@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pymtl3 import mk_bits
 
-from cl.memory import AccessError
+from cl.memory.model import AccessError
 from npu.arch.config import LINE_BYTES
 from npu.arch.isa import Error, Status
 from npu.arch.mailbox import Mailbox, Word

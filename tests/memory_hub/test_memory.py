@@ -13,16 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from pymtl3 import Component, connect, mk_bits
 
-from cl.memory import (
-  READ_CLIENTS,
-  SPAD_READERS,
-  SPAD_WRITERS,
-  WRITE_CLIENTS,
-  AccessError,
-  MemoryHubCL,
-  MemorySystem,
-  MemorySystemCL,
-)
+from cl.memory.model import AccessError
+from cl.memory.scratchpad import SPAD_READERS, SPAD_WRITERS
+from cl.memory_hub import READ_CLIENTS, WRITE_CLIENTS, MemoryHubCL
+from cl.memory_system import MemorySystem, MemorySystemCL
 from npu.arch.config import PRESETS, NpuConfig
 from npu.arch.messages import mk_mem_read_req, mk_mem_write, mk_spad_write
 from rtl_models.memory_hub import MemoryHubRTL

@@ -1,0 +1,34 @@
+"""Val/rdy ports as models see them, for signals that are assigned only when they change.
+
+PyMTL3 learns from the reset branch of a component what it drives; after a reset, the signals are assigned through the
+objects that they have become by then, which saves looking them up.
+"""
+
+from collections import deque
+
+from pymtl3 import *
+
+LOW, HIGH = Bits1( 0 ), Bits1( 1 )
+
+class ReadPort:
+  """The signals of a MinionIfcRTL, and what is offered on it."""
+
+  __slots__ = ( "begun", "busy", "queue", "ready", "req_msg", "req_rdy", "req_val", "resp_msg", "resp_rdy", "resp_val" )
+
+  def __init__( self, ifc ):
+    self.req_val,  self.req_rdy,  self.req_msg  = ifc.req.val,  ifc.req.rdy,  ifc.req.msg
+    self.resp_val, self.resp_rdy, self.resp_msg = ifc.resp.val, ifc.resp.rdy, ifc.resp.msg
+    self.ready = True        # a request would be taken
+    # Of the scratchpad's ports alone:
+    self.busy  = False       # the next cycle may differ from this one without a request
+    self.begun = False       # queue[0] is offered
+    self.queue = deque()     # rows to give
+
+class WritePort:
+  """The signals of a RecvIfcRTL."""
+
+  __slots__ = ( "msg", "rdy", "ready", "val" )
+
+  def __init__( self, ifc ):
+    self.val, self.rdy, self.msg = ifc.val, ifc.rdy, ifc.msg
+    self.ready = True
