@@ -13,7 +13,12 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from cl.mac_array import Stream
+from cl.control.beat_reader import Reader
+from cl.control.instruction_fetch import Fetcher
+from cl.control.jobs import JOBS, Job
+from cl.control.load_unit import Loader
+from cl.control.store_unit import Storer
+from cl.ports import Sender
 from cl.signals import mk_any
 from fl.controller import (
   Fault,
@@ -27,7 +32,7 @@ from fl.controller import (
   offset,
 )
 from npu.arch.config import LINE_BYTES, ceil_div
-from npu.arch.isa import INSTRUCTION_BYTES, BadInstruction, Error, Rel, Status, Unit, decode
+from npu.arch.isa import BadInstruction, Error, Rel, Status, Unit, decode
 from npu.arch.mailbox import MAILBOX_WORDS, Mailbox, Word
 from npu.arch.messages import (
   Ack,
@@ -40,11 +45,7 @@ from npu.arch.messages import (
   mk_vector_cmd,
 )
 
-DEPTH = 8    # instructions asked for or waiting
-JOBS  = 2    # that wait for LOAD, and for STORE
-MOST  = 8    # commands that an engine may have unfinished
-AHEAD = 4    # scratchpad rows asked for and not stored
-
+MOST    = 8                        # commands that an engine may have unfinished
 WRITERS = Unit.ATT | Unit.STORE    # units that may write what a GEMM streams
 
 # What is written at the beginning, after a token and at the end of a run; blocks go from high to low.
@@ -58,290 +59,6 @@ WRITTEN  = 16    # words that a report may contain, from the first on
   LAST, TELL ) = range( 19 )
 
 ONE = Bits1( 1 )
-
-class Sender:
-  """A val/rdy output that is assigned only when it changes; `val` here, `msg` in the component's `up_messages`."""
-
-  def __init__( self, ifc ):
-    self.ifc   = ifc
-    self.on    = False
-    self.msg   = None
-    self.fresh = False           # the message is not at the port yet
-
-  def offer( self, msg ):
-    """What is offered in the next cycle; None: nothing."""
-    if msg is None:
-      if self.on:
-        self.ifc.val <<= 0
-        self.on = False
-    else:
-      if msg is not self.msg:
-        self.fresh = True
-      if not self.on:
-        self.ifc.val <<= 1
-        self.on = True
-    self.msg = msg
-
-  def arrives( self ):
-    """The message, for the port."""
-    self.fresh = False
-    return self.msg
-
-  def taken( self ):
-    """Whether what is offered is taken in this cycle."""
-    return self.on and bool( self.ifc.rdy )
-
-#-------------------------------------------------------------------------
-# Readers of `fetch`
-#-------------------------------------------------------------------------
-
-class Fetcher:
-  """Instructions ahead of their use; a slot is a place for one, half a line."""
-
-  def __init__( self, cfg ):
-    self.n       = cfg.n
-    self.request = mk_mem_read_req( cfg )
-    self.size    = cfg.derived.beat_bytes
-    self.beats   = max( 8 // cfg.n, 1 )
-    self.asking  = None          # the request that is offered
-    self.slot    = 0             # the next to ask for
-    self.limit   = 0
-    self.ahead   = 0             # instructions asked for and not taken or dropped
-    self.stale   = 0             # of them, to be dropped
-    self.parts   = b""           # of an instruction, so far
-    self.odd     = deque()       # which half of each beat that is asked for
-    self.queue   = deque()
-
-  def quiet( self ):
-    """No request is offered or unanswered."""
-    return self.asking is None and self.ahead == len( self.queue )
-
-  def still( self, hold ):
-    """Nothing moves unless an instruction is taken."""
-    return self.quiet() and not self.stale and ( hold or self.ahead == DEPTH or self.slot >= self.limit )
-
-  def has( self ):
-    """Whether an instruction can be taken."""
-    return not self.stale and len( self.queue ) > 0
-
-  def tick( self, first, hold, wanted, rdy, beat ):
-    """One cycle: where to go on, or None; no new requests; take an instruction; request taken; response."""
-    taken = self.asking is not None and rdy
-    asks  = ( first is None and not hold and ( taken or self.asking is None ) and self.ahead != DEPTH
-              and self.slot < self.limit )
-    if self.queue and ( self.stale or wanted ):
-      self.queue.popleft()
-      self.ahead -= 1
-      if self.stale:
-        self.stale -= 1
-    if beat is not None:
-      self.arrive( beat.to_bytes( self.size, "little" ) )
-    if asks:
-      self.asking = self.request( self.slot * 8 // self.n, self.beats )
-      self.odd.append( self.slot & 1 )
-      self.slot  += 1
-      self.ahead += 1
-    elif taken:
-      self.asking = None
-    if first is not None:
-      self.slot, self.stale = first, self.ahead
-
-  def arrive( self, octets ):
-    """Two beats are an instruction, or one is, or half of one."""
-    if self.n == 16:
-      octets = octets[INSTRUCTION_BYTES * self.odd.popleft() :][:INSTRUCTION_BYTES]
-    self.parts += octets
-    if len( self.parts ) == INSTRUCTION_BYTES:
-      self.queue.append( self.parts )
-      self.parts = b""
-
-class Reader:
-  """Reads beats in order: the mailbox in one burst, tokens beat by beat."""
-
-  def __init__( self, cfg ):
-    self.request = mk_mem_read_req( cfg )
-    self.asking  = None
-    self.addr    = 0
-    self.asks    = 0             # requests to go
-    self.beats   = 1             # of each
-    self.got     = []
-
-  def start( self, addr, asks, beats ):
-    """Begin in the next cycle."""
-    self.addr, self.asks, self.beats, self.got = addr, asks, beats, []
-    self.asking = self.request( addr, beats )
-
-  def tick( self, rdy, beat ):
-    """One cycle: request taken; response."""
-    if self.asking is not None and rdy:
-      self.asks  -= 1
-      self.addr  += self.beats
-      self.asking = self.request( self.addr, self.beats ) if self.asks else None
-    if beat is not None:
-      self.got.append( beat )
-
-#-------------------------------------------------------------------------
-# LOAD and STORE
-#-------------------------------------------------------------------------
-
-class Job:
-  """A checked LOAD, EMBED or STORE; `numbers` are the rows of the table at `dram`."""
-
-  def __init__( self, cfg, i, numbers ):
-    stores      = i.mnemonic == "STORE"
-    length      = int( i.length )
-    self.lines  = [ int( i.dram ) + int( k ) * int( i.row_lines ) for k in numbers ]
-    self.spad   = int( i.src if stores else i.dst )
-    self.stride = int( i.src_stride if stores else i.dst_stride )
-    self.width  = ceil_div( length, cfg.n )
-    self.tail   = ( length - 1 ) % cfg.n + 1      # words in the last beat of a row
-
-  def rows( self ):
-    """Scratchpad rows, in order."""
-    return [ self.spad + r * self.stride + c for r in range( len( self.lines ) ) for c in range( self.width ) ]
-
-class Jobs:
-  """A queue of jobs, one of which is done."""
-
-  def __init__( self ):
-    self.queue = deque()
-    self.state = "idle"
-    self.now   = None
-
-  def busy( self ):
-    """A job waits or is being done."""
-    return self.state != "idle" or len( self.queue ) > 0
-
-  def begin( self, pushed ):
-    """Queue and state; True in the cycle in which a job is set up."""
-    sets_up = self.state == "setup"
-    if sets_up:
-      self.state = "run"
-    elif self.state == "idle" and self.queue:
-      self.now, self.state = self.queue.popleft(), "setup"
-    if pushed is not None:
-      self.queue.append( pushed )
-    return sets_up
-
-class Loader( Jobs ):
-  """Memory to scratchpad."""
-
-  def __init__( self, cfg, load, spad_wr ):
-    super().__init__()
-    self.request = mk_mem_read_req( cfg )
-    self.write   = mk_spad_write( cfg )
-    self.stream  = Stream( cfg )
-    self.bpl     = cfg.derived.beats_per_line
-    self.resp    = load.resp
-    self.req_out = Sender( load.req )
-    self.wr_out  = Sender( spad_wr )
-    self.asks    = deque()       # lines of rows that the stream has not been asked for
-    self.rows    = deque()       # scratchpad rows to write
-    self.burst   = ( 0, 0 )      # the request that is offered
-
-  def tick( self, pushed ):
-    """One cycle; `pushed` is a new job or None."""
-    stream  = self.stream
-    asked   = self.req_out.taken()
-    written = self.wr_out.taken()
-    starts  = len( self.asks ) > 0 and stream.left == 0
-    if asked:
-      burst = stream.burst()
-      stream.addr += burst
-      stream.left -= burst
-      stream.room -= burst
-    if written:
-      stream.buffer.popleft()
-      stream.room += 1
-      self.rows.popleft()
-    if self.resp.val:
-      stream.buffer.append( int( self.resp.msg ) )
-    if starts:
-      stream.addr = self.asks.popleft() * self.bpl
-      stream.left = self.now.width
-    if written and not self.rows:
-      self.state = "idle"
-      if pushed is not None:
-        self.queue.append( pushed )
-    elif self.begin( pushed ):
-      self.asks.extend( self.now.lines )
-      self.rows.extend( self.now.rows() )
-    self.offer( written )
-
-  def offer( self, written ):
-    """What is offered in the next cycle."""
-    stream = self.stream
-    if stream.asks():
-      burst = ( stream.addr, stream.burst() )
-      if burst != self.burst or not self.req_out.on:
-        self.req_out.offer( self.request( *burst ) )
-        self.burst = burst
-    else:
-      self.req_out.offer( None )
-    if not stream.buffer:
-      self.wr_out.offer( None )
-    elif written or not self.wr_out.on:
-      now, data = self.now, stream.buffer[0]
-      if len( self.rows ) % now.width == 1 % now.width:      # the last beat of a row
-        data &= ( 1 << 32 * now.tail ) - 1
-      self.wr_out.offer( self.write( self.rows[0], data ) )
-
-class Storer( Jobs ):
-  """Scratchpad to memory."""
-
-  def __init__( self, cfg, spad_rd, store ):
-    super().__init__()
-    self.write   = mk_mem_write( cfg )
-    self.address = mk_bits( cfg.derived.spad_addr_bits )
-    self.bpl     = cfg.derived.beats_per_line
-    self.full    = ( 1 << cfg.derived.beat_bytes ) - 1
-    self.resp    = spad_rd.resp
-    self.req_out = Sender( spad_rd.req )
-    self.wr_out  = Sender( store )
-    self.free    = AHEAD
-    self.buffer  = deque()
-    self.asks    = deque()       # scratchpad rows to read
-    self.beats   = deque()       # beats to write
-
-  def tick( self, pushed ):
-    """One cycle; `pushed` is a new job or None."""
-    asked   = self.req_out.taken()
-    written = self.wr_out.taken()
-    if asked:
-      self.asks.popleft()
-      self.free -= 1
-    if written:
-      self.buffer.popleft()
-      self.beats.popleft()
-      self.free += 1
-    if self.resp.val:
-      self.buffer.append( int( self.resp.msg ) )
-    if written and not self.beats:
-      self.state = "idle"
-      if pushed is not None:
-        self.queue.append( pushed )
-    elif self.begin( pushed ):
-      now = self.now
-      self.asks.extend( now.rows() )
-      self.beats.extend( line * self.bpl + c for line in now.lines for c in range( now.width ) )
-    self.offer( asked, written )
-
-  def offer( self, asked, written ):
-    """What is offered in the next cycle."""
-    if not self.asks or not self.free:
-      self.req_out.offer( None )
-    elif asked or not self.req_out.on:
-      self.req_out.offer( self.address( self.asks[0] ) )
-    if not self.buffer:
-      self.wr_out.offer( None )
-    elif written or not self.wr_out.on:
-      ends   = len( self.beats ) % self.now.width == 1 % self.now.width
-      strobe = ( 1 << 4 * self.now.tail ) - 1 if ends else self.full
-      self.wr_out.offer( self.write( self.beats[0], self.buffer[0], strobe ) )
-
-#-------------------------------------------------------------------------
-# The controller
-#-------------------------------------------------------------------------
 
 class ControllerCL( Component ):
   """See `rtl_models.controller.ControllerRTL` for the ports."""

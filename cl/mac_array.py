@@ -16,6 +16,7 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
+from cl.streams import Stream
 from fl.agent import from_lanes, to_lanes
 from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
 from npu.arch.config import ceil_div
@@ -25,7 +26,6 @@ from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_w
 from npu.arch.numerics.fp32 import bits, from_bits
 from npu.arch.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
 
-MAX_BURST  = 16    # beats
 COMMANDS   = 2     # commands that wait for the stream, and for the arithmetic
 STARTS     = 3     # starts that are not used yet
 HEADERS    = 4     # biases, and scales, that wait for their tile
@@ -33,24 +33,6 @@ ROWS_AHEAD = 4     # scratchpad rows asked for before their use
 STAGES     = 10    # cycles from issue to the write port
 # Rows that are not the end of a sum leave the pipeline after stage 3 (integers) or 6 (FP32 sums).
 INT_SUM, SCALE, FP32_SUM, BIAS, RESIDUAL = 4, 6, 7, 9, 10
-
-class Stream:
-  """Reads beats ahead of their use into a buffer; asks for a burst once the buffer has room for it."""
-
-  def __init__( self, cfg ):
-    self.page   = cfg.derived.burst_beats
-    self.room   = cfg.derived.stream_beats
-    self.buffer = deque()
-    self.addr   = 0
-    self.left   = 0
-
-  def burst( self ):
-    """Beats of the next burst: inside 4 KiB, inside the stream."""
-    return min( self.page - self.addr % self.page, MAX_BURST, self.left )
-
-  def asks( self ):
-    """Whether a request is offered in this cycle."""
-    return self.left > 0 and self.room >= self.burst()
 
 class Loader:
   """Takes the stream apart: biases and scales into queues, weights into the shadow registers."""

@@ -32,3 +32,35 @@ class WritePort:
   def __init__( self, ifc ):
     self.val, self.rdy, self.msg = ifc.val, ifc.rdy, ifc.msg
     self.ready = True
+
+class Sender:
+  """A val/rdy output that is assigned only when it changes; `val` here, `msg` in the component's `up_messages`."""
+
+  def __init__( self, ifc ):
+    self.ifc   = ifc
+    self.on    = False
+    self.msg   = None
+    self.fresh = False           # the message is not at the port yet
+
+  def offer( self, msg ):
+    """What is offered in the next cycle; None: nothing."""
+    if msg is None:
+      if self.on:
+        self.ifc.val <<= 0
+        self.on = False
+    else:
+      if msg is not self.msg:
+        self.fresh = True
+      if not self.on:
+        self.ifc.val <<= 1
+        self.on = True
+    self.msg = msg
+
+  def arrives( self ):
+    """The message, for the port."""
+    self.fresh = False
+    return self.msg
+
+  def taken( self ):
+    """Whether what is offered is taken in this cycle."""
+    return self.on and bool( self.ifc.rdy )

@@ -1,0 +1,71 @@
+"""Copies rows from memory to the scratchpad: LOAD, and EMBED once its tokens are known."""
+
+from collections import deque
+
+from cl.control.jobs import Jobs
+from cl.ports import Sender
+from cl.streams import Stream
+from npu.arch.messages import mk_mem_read_req, mk_spad_write
+
+class Loader( Jobs ):
+  """Memory to scratchpad."""
+
+  def __init__( self, cfg, load, spad_wr ):
+    super().__init__()
+    self.request = mk_mem_read_req( cfg )
+    self.write   = mk_spad_write( cfg )
+    self.stream  = Stream( cfg )
+    self.bpl     = cfg.derived.beats_per_line
+    self.resp    = load.resp
+    self.req_out = Sender( load.req )
+    self.wr_out  = Sender( spad_wr )
+    self.asks    = deque()       # lines of rows that the stream has not been asked for
+    self.rows    = deque()       # scratchpad rows to write
+    self.burst   = ( 0, 0 )      # the request that is offered
+
+  def tick( self, pushed ):
+    """One cycle; `pushed` is a new job or None."""
+    stream  = self.stream
+    asked   = self.req_out.taken()
+    written = self.wr_out.taken()
+    starts  = len( self.asks ) > 0 and stream.left == 0
+    if asked:
+      burst = stream.burst()
+      stream.addr += burst
+      stream.left -= burst
+      stream.room -= burst
+    if written:
+      stream.buffer.popleft()
+      stream.room += 1
+      self.rows.popleft()
+    if self.resp.val:
+      stream.buffer.append( int( self.resp.msg ) )
+    if starts:
+      stream.addr = self.asks.popleft() * self.bpl
+      stream.left = self.now.width
+    if written and not self.rows:
+      self.state = "idle"
+      if pushed is not None:
+        self.queue.append( pushed )
+    elif self.begin( pushed ):
+      self.asks.extend( self.now.lines )
+      self.rows.extend( self.now.rows() )
+    self.offer( written )
+
+  def offer( self, written ):
+    """What is offered in the next cycle."""
+    stream = self.stream
+    if stream.asks():
+      burst = ( stream.addr, stream.burst() )
+      if burst != self.burst or not self.req_out.on:
+        self.req_out.offer( self.request( *burst ) )
+        self.burst = burst
+    else:
+      self.req_out.offer( None )
+    if not stream.buffer:
+      self.wr_out.offer( None )
+    elif written or not self.wr_out.on:
+      now, data = self.now, stream.buffer[0]
+      if len( self.rows ) % now.width == 1 % now.width:      # the last beat of a row
+        data &= ( 1 << 32 * now.tail ) - 1
+      self.wr_out.offer( self.write( self.rows[0], data ) )
