@@ -19,144 +19,27 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
+from cl.attention.append import append_steps
+from cl.attention.chunks import Buffer
+from cl.attention.sequence import chunks_of, sweeps_of
+from cl.attention.tiles import Loader, Tile
 from fl.agent import from_lanes, to_lanes
-from fl.attention_engine import (
-  EXPONENT_BYTES,
-  MAX_DROP,
-  NO_KEY,
-  check,
-  chunk_sums,
-  instruction_of,
-  scores,
-)
-from fl.vector_unit import ceil_to_integer
-from npu.arch.config import CHUNK, LINE_BYTES, ROWS_PER_TOKEN, ceil_div
-from npu.arch.footprint import kv_layout, kv_sweeps
+from fl.attention_engine import check, instruction_of
+from npu.arch.config import CHUNK, ceil_div
+from npu.arch.footprint import kv_layout
 from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
-from npu.arch.numerics.block_float import unpack
-from npu.arch.numerics.fp32 import add_exponent, bits, fadd, fmul, i2f
-from npu.arch.numerics.special import U_FRACTION_BITS, exp2neg, reciprocal
 
 MAX_BURST      = 16    # beats
 COMMANDS       = 2     # accepted commands that wait
 CHECK_CYCLES   = 13    # from a command's first cycle in the check to its answer: 8 of them divide
 ROWS_AHEAD     = 4     # scratchpad rows asked for before their use
 CHUNKS         = 4     # between the first that is read and the last that is written
-KEPT           = 2     # chunks in the buffer
 # Steps from the issue until a row's sum is complete, an output so far is needed, the write port.
 SUM, OUTPUT, WRITE_PORT = 3, 5, 8
 
 def softmax_steps( tiles ):
   """Steps from a row's last key tile until its probabilities can be read."""
   return 15 + tiles
-
-#-------------------------------------------------------------------------
-# What a command does, in order
-#-------------------------------------------------------------------------
-
-class Sweep:
-  """Query rows that go through a KV head's chunks together, and what they have found so far."""
-
-  def __init__( self, i, rows, position, head, heads, n ):
-    self.i, self.rows, self.position, self.heads, self.n = i, rows, position, heads, n
-    self.base  = head * int( i.length ) // n      # scratchpad row of the first head in its token row
-    self.words = []                               # queries as they came: element tiles, then rows
-    self.q     = None
-
-  def begin( self ):
-    """All queries are here."""
-    n, count = self.n, self.rows * self.heads
-    lanes  = np.concatenate( [ to_lanes( w, n ) for w in self.words ] ).reshape( -1, count, n ).transpose( 1, 0, 2 )
-    self.q, self.q_exponent = unpack( lanes.reshape( count, -1 ) )
-    self.top = np.full( count, NO_KEY, dtype=np.int64 )
-    self.o   = np.zeros( self.q.shape, dtype=np.float32 )
-    self.l   = np.zeros( count, dtype=np.float32 )   # noqa: E741 - the name in the papers
-    self.at  = self.position + np.repeat( np.arange( self.rows ), self.heads )
-
-  def attend( self, chunk, data ):
-    """One chunk, as `fl.attention_engine.attend` does it; returns the rows that are written, as integers."""
-    if self.q is None:
-      self.begin()
-    live  = slice( chunk.skip * self.heads, None )
-    exps  = np.frombuffer( data, dtype=np.uint8, count=EXPONENT_BYTES ).astype( np.int64 ).reshape( 2, CHUNK )
-    k, v  = np.frombuffer( data, dtype=np.int16, offset=LINE_BYTES ).astype( np.int64 ).reshape( 2, CHUNK, -1 )
-    s     = scores( self.q[None, live], self.q_exponent[None, live], k[None], exps[None, 0], self.i.factor )[0]
-    limit = self.at[live] - CHUNK * chunk.index
-    valid = np.arange( CHUNK ) <= limit[:, None]
-    old   = self.top[live]
-    top   = np.maximum( old, ceil_to_integer( np.where( valid, s, NO_KEY << U_FRACTION_BITS ).max( axis=-1 ) ) )
-    p     = np.where( valid, exp2neg( np.maximum( ( top[:, None] << U_FRACTION_BITS ) - s, 0 ) ), 0 )
-    sums  = chunk_sums( p[None, :, None], v[None, None], exps[None, 1:] )[0, :, 0]
-    drop  = -np.minimum( top - old, MAX_DROP )
-    o     = fadd( add_exponent( self.o[live], drop[:, None] ), sums )
-    mass  = fadd( add_exponent( self.l[live], drop ), i2f( p.sum( axis=-1 ) ) )
-    self.top[live], self.o[live], self.l[live] = top, o, mass
-    ready = limit < CHUNK
-    if ready.any():
-      o = np.where( ready[:, None], fmul( o, reciprocal( mass )[:, None] ), o )
-    size  = 4 * self.n
-    words = bits( o ).reshape( len( o ), -1, self.n ).transpose( 1, 0, 2 ).tobytes()
-    return [ int.from_bytes( words[b : b + size], "little" ) for b in range( 0, len( words ), size ) ]
-
-class Chunk:
-  """A chunk of a sweep, and the token rows that see it: all but the first `skip`."""
-
-  def __init__( self, sweep, index, closes ):
-    self.sweep, self.index, self.closes = sweep, index, closes
-    self.opens = index == 0
-    self.skip  = max( 0, CHUNK * index - sweep.position )
-    self.rows  = ( sweep.rows - self.skip ) * sweep.heads
-
-  def addresses( self, base, stride ):
-    """Scratchpad rows of a matrix like the queries: element tiles, then token rows, then heads."""
-    sweep = self.sweep
-    width = int( sweep.i.length ) // sweep.n
-    first = int( base ) + sweep.base
-    rows  = [ first + r * int( stride ) + h * width
-              for r in range( self.skip, sweep.rows ) for h in range( sweep.heads ) ]
-    return [ row + t for t in range( width ) for row in rows ]
-
-def sweeps_of( cfg, i, rows, position ):
-  """Lists of sweeps, by KV head."""
-  group = int( i.heads ) // int( i.kv_heads )
-  most  = group if kv_sweeps( cfg, rows, group ) == 1 else ROWS_PER_TOKEN
-  return [ [ Sweep( i, rows, position, kv * group + h, min( most, group - h ), cfg.n )
-             for h in range( 0, group, most ) ] for kv in range( int( i.kv_heads ) ) ]
-
-def chunks_of( heads, seen ):
-  """The chunks of a command: each sweep goes through the `seen` first ones of its KV head."""
-  sweeps = [ sweep for head in heads for sweep in head ]
-  for sweep in sweeps:
-    for c in range( seen ):
-      yield Chunk( sweep, c, sweep is sweeps[-1] and c == seen - 1 )
-
-def append_steps( cfg, i, rows, position ):
-  """What the appender does, a step each: (scratchpad row within the head or None for the exponent, beat, strobe).
-
-  No beat: the half is kept for the next step.
-  """
-  d, layout = cfg.derived, kv_layout( i )
-  width, half = int( i.length ) // cfg.n, d.beat_bytes // 2
-  low, high = ( 1 << half ) - 1, ( ( 1 << half ) - 1 ) << half
-  for r in range( rows ):
-    chunk, slot = divmod( position + r, CHUNK )
-    for which in range( 2 ):
-      for head in range( layout.kv_heads ):
-        first = ( int( i.dram ) + ( head * layout.chunks + chunk ) * layout.chunk_lines ) * d.beats_per_line
-        place = which * CHUNK + slot
-        for t in range( width ):
-          beat, upper = divmod( place * width + t, 2 )
-          beat += first + d.beats_per_line
-          if upper:
-            yield t, beat, ( low | high ) if t else high
-          else:
-            yield t, beat if t == width - 1 else None, low
-        beat, byte = divmod( place, d.beat_bytes )
-        yield None, first + beat, 1 << byte
-
-#-------------------------------------------------------------------------
-# Units
-#-------------------------------------------------------------------------
 
 class Rows:
   """Reads scratchpad rows ahead of their use, in a given order of addresses."""
@@ -229,74 +112,6 @@ class Stream:
       self.room += 1
     if ifc.resp.val:
       self.buffer.append( int( ifc.resp.msg ) )
-
-class Buffer:
-  """Chunks between the stream and the loader: how much of the next one is here, and which are complete."""
-
-  def __init__( self, cfg ):
-    self.line  = cfg.derived.beats_per_line
-    self.size  = 4 * cfg.n
-    self.part  = 0                   # of the next beat: exponents, keys, values
-    self.count = [ 0, 0, 0 ]         # complete parts that are not given back
-    self.beats = []                  # of this chunk
-    self.ends  = self.line           # beats of the chunk at which the part is complete
-    self.data  = deque()             # bytes of complete chunks, for the arithmetic
-
-  def takes( self ):
-    """Whether there is room for the next beat."""
-    return self.count[self.part] < KEPT
-
-  def take( self, beat, half ):
-    """A beat; `half` is the number of beats of the keys. Returns the part that is complete with it, or None."""
-    self.beats.append( beat )
-    if len( self.beats ) < self.ends:
-      return None
-    part = self.part
-    if part == 2:
-      self.data.append( b"".join( b.to_bytes( self.size, "little" ) for b in self.beats ) )
-      self.beats, self.part, self.ends = [], 0, self.line
-    else:
-      self.part += 1
-      self.ends += half
-    return part
-
-class Tile:
-  """A stationary tile."""
-
-  def __init__( self, is_v, number, chunk, first, completes, ends ):
-    self.is_v      = is_v
-    self.number    = number        # of the chunk, since reset
-    self.chunk     = chunk
-    self.first     = first         # tile of its phase
-    self.completes = completes     # its sums are a row's last ones: of keys of the whole chunk, of values
-    self.ends      = ends          # the last tile of its phase
-    self.rows      = chunk.rows
-
-class Loader:
-  """Loads tiles into the shadow registers, phase by phase."""
-
-  def __init__( self ):
-    self.values = False      # phase
-    self.ahead  = 0          # chunks whose keys are done and whose values are not
-    self.closed = False      # the last keys were the last ones of the command
-    self.tile   = 0          # of the phase
-    self.pair   = 0          # of the tile
-    self.held   = None       # the tile that the shadow registers hold
-    self.numbers = [ 0, 0 ]  # next chunk of keys, of values
-
-  def phase_done( self, chunk ):
-    """The phase is loaded: which one is next?"""
-    self.numbers[self.values] += 1
-    if self.values:
-      self.ahead -= 1
-    else:
-      self.ahead += 1
-      self.closed = chunk.closes
-    self.values = self.ahead == 2 or ( self.ahead == 1 and self.closed )
-
-#-------------------------------------------------------------------------
-# Component
-#-------------------------------------------------------------------------
 
 class AttentionEngineCL( Component ):
   """See `rtl_models.attention_engine.AttentionEngineRTL` for the ports."""
