@@ -23,13 +23,13 @@ from cl.attention.append import append_steps
 from cl.attention.chunks import Buffer
 from cl.attention.sequence import chunks_of, sweeps_of
 from cl.attention.tiles import Loader, Tile
+from cl.streams import StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.attention_engine import check, instruction_of
 from npu.arch.config import CHUNK, ceil_div
 from npu.arch.footprint import kv_layout
 from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 
-MAX_BURST      = 16    # beats
 COMMANDS       = 2     # accepted commands that wait
 CHECK_CYCLES   = 13    # from a command's first cycle in the check to its answer: 8 of them divide
 ROWS_AHEAD     = 4     # scratchpad rows asked for before their use
@@ -76,42 +76,6 @@ class Rows:
     if ifc.resp.val:
       self.buffer.append( int( ifc.resp.msg ) )
     return ended
-
-class Stream:
-  """Reads linear streams of beats, one after the other, ahead of their use."""
-
-  def __init__( self, cfg ):
-    self.page   = cfg.derived.burst_beats
-    self.room   = cfg.derived.stream_beats
-    self.buffer = deque()
-    self.jobs   = deque()    # (first beat, beats) to come
-    self.addr   = 0
-    self.left   = 0
-
-  def burst( self ):
-    """Beats of the next burst: inside 4 KiB, inside the stream."""
-    return min( self.page - self.addr % self.page, MAX_BURST, self.left )
-
-  def asks( self ):
-    """Whether a request is offered in this cycle."""
-    return self.left > 0 and self.room >= self.burst()
-
-  def tick( self, ifc, used ):
-    """End of the cycle; `used`: the oldest beat was taken."""
-    if self.left == 0:
-      if self.jobs:
-        self.addr, self.left = self.jobs.popleft()
-    elif ifc.req.rdy:
-      burst = self.burst()
-      if self.room >= burst:
-        self.room -= burst
-        self.addr += burst
-        self.left -= burst
-    if used:
-      self.buffer.popleft()
-      self.room += 1
-    if ifc.resp.val:
-      self.buffer.append( int( ifc.resp.msg ) )
 
 class AttentionEngineCL( Component ):
   """See `rtl_models.attention_engine.AttentionEngineRTL` for the ports."""
@@ -201,7 +165,7 @@ class AttentionEngineCL( Component ):
     s.steps    = None              # of the appender
     s.next     = None              # its next step
     s.write    = None              # at the memory's write port
-    s.stream   = Stream( s.cfg )
+    s.stream   = StreamReader( s.cfg )
     s.buffer   = Buffer( s.cfg )
     s.loader   = Loader()
     s.queries  = Rows()

@@ -16,7 +16,7 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from cl.streams import Stream
+from cl.streams import StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
 from npu.arch.config import ceil_div
@@ -196,9 +196,8 @@ class MacArrayCL( Component ):
     s.acks   = deque()                    # errors to answer
     s.todo   = deque()                    # instructions to compute
     s.starts = 0                          # of them, released
-    s.fetch   = deque()                   # layouts to take apart
-    s.streams = deque()                   # first beats, and numbers of beats, to read
-    s.stream = Stream( s.cfg )
+    s.fetch  = deque()                    # layouts to take apart
+    s.stream = StreamReader( s.cfg )
     s.loader = Loader()
     s.acts   = Rows()
     s.ress   = Rows()
@@ -257,11 +256,9 @@ class MacArrayCL( Component ):
   def tick_stream( s, swap ):
     """Requests, responses, and one part of the stream."""
     stream, loader = s.stream, s.loader
-    takes    = loader.takes( bool( stream.buffer ), swap )
-    pops     = takes and loader.part != "half"
-    asked    = stream.asks() and s.mem.req.rdy
-    loads    = bool( s.fetch ) and not loader.setup and loader.part is None
-    streams  = bool( s.streams ) and stream.left == 0
+    takes = loader.takes( bool( stream.buffer ), swap )
+    pops  = takes and loader.part != "half"
+    loads = bool( s.fetch ) and not loader.setup and loader.part is None
     if loader.setup:
       loader.setup = False
       loader.parts = stream_parts( loader.layout )
@@ -270,21 +267,10 @@ class MacArrayCL( Component ):
       s.take_part( swap )
     if swap and not ( takes and s.filled ):
       loader.full = False
-    if asked:
-      burst = stream.burst()
-      stream.room -= burst
-      stream.addr += burst
-      stream.left -= burst
-    if pops:
-      stream.buffer.popleft()
-      stream.room += 1
-    if s.mem.resp.val:
-      stream.buffer.append( int( s.mem.resp.msg ) )
+    stream.tick( s.mem, pops )
     if loads:
       loader.layout = s.fetch.popleft()
       loader.setup  = True
-    if streams:
-      stream.addr, stream.left = s.streams.popleft()
 
   def next_part( s ):
     """Look at what comes next in the stream."""
@@ -337,7 +323,7 @@ class MacArrayCL( Component ):
         layout = gemm_layout( s.cfg, i )
         s.todo.append( i )
         s.fetch.append( layout )
-        s.streams.append( ( int( i.dram ) * s.cfg.derived.beats_per_line, layout.total_beats ) )
+        s.stream.jobs.append( ( int( i.dram ) * s.cfg.derived.beats_per_line, layout.total_beats ) )
 
   def set_up( s ):
     """Counters and addresses of a command."""

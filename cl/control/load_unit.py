@@ -4,7 +4,7 @@ from collections import deque
 
 from cl.control.jobs import Jobs
 from cl.ports import Sender
-from cl.streams import Stream
+from cl.streams import StreamReader
 from npu.arch.messages import mk_mem_read_req, mk_spad_write
 
 class Loader( Jobs ):
@@ -14,41 +14,26 @@ class Loader( Jobs ):
     super().__init__()
     self.request = mk_mem_read_req( cfg )
     self.write   = mk_spad_write( cfg )
-    self.stream  = Stream( cfg )
+    self.stream  = StreamReader( cfg )
     self.bpl     = cfg.derived.beats_per_line
-    self.resp    = load.resp
+    self.load    = load
     self.req_out = Sender( load.req )
     self.wr_out  = Sender( spad_wr )
-    self.asks    = deque()       # lines of rows that the stream has not been asked for
     self.rows    = deque()       # scratchpad rows to write
     self.burst   = ( 0, 0 )      # the request that is offered
 
   def tick( self, pushed ):
     """One cycle; `pushed` is a new job or None."""
-    stream  = self.stream
-    asked   = self.req_out.taken()
     written = self.wr_out.taken()
-    starts  = len( self.asks ) > 0 and stream.left == 0
-    if asked:
-      burst = stream.burst()
-      stream.addr += burst
-      stream.left -= burst
-      stream.room -= burst
+    self.stream.tick( self.load, written )
     if written:
-      stream.buffer.popleft()
-      stream.room += 1
       self.rows.popleft()
-    if self.resp.val:
-      stream.buffer.append( int( self.resp.msg ) )
-    if starts:
-      stream.addr = self.asks.popleft() * self.bpl
-      stream.left = self.now.width
     if written and not self.rows:
       self.state = "idle"
       if pushed is not None:
         self.queue.append( pushed )
     elif self.begin( pushed ):
-      self.asks.extend( self.now.lines )
+      self.stream.jobs.extend( ( line * self.bpl, self.now.width ) for line in self.now.lines )
       self.rows.extend( self.now.rows() )
     self.offer( written )
 
