@@ -23,59 +23,22 @@ from cl.attention.append import append_steps
 from cl.attention.chunks import Buffer
 from cl.attention.sequence import chunks_of, sweeps_of
 from cl.attention.tiles import Loader, Tile
-from cl.streams import StreamReader
+from cl.streams import RowReader, StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.attention_engine import check, instruction_of
 from npu.arch.config import CHUNK, ceil_div
 from npu.arch.footprint import kv_layout
 from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 
-COMMANDS       = 2     # accepted commands that wait
-CHECK_CYCLES   = 13    # from a command's first cycle in the check to its answer: 8 of them divide
-ROWS_AHEAD     = 4     # scratchpad rows asked for before their use
-CHUNKS         = 4     # between the first that is read and the last that is written
+COMMANDS     = 2     # accepted commands that wait
+CHECK_CYCLES = 13    # from a command's first cycle in the check to its answer: 8 of them divide
+CHUNKS       = 4     # between the first that is read and the last that is written
 # Steps from the issue until a row's sum is complete, an output so far is needed, the write port.
 SUM, OUTPUT, WRITE_PORT = 3, 5, 8
 
 def softmax_steps( tiles ):
   """Steps from a row's last key tile until its probabilities can be read."""
   return 15 + tiles
-
-class Rows:
-  """Reads scratchpad rows ahead of their use, in a given order of addresses."""
-
-  def __init__( self ):
-    self.order  = ()
-    self.at     = 0          # the next one to ask for
-    self.free   = ROWS_AHEAD
-    self.buffer = deque()
-
-  def start( self, order ):
-    """Begin a new list of addresses."""
-    self.order, self.at = order, 0
-
-  def idle( self ):
-    """Whether everything is asked for."""
-    return self.at >= len( self.order )
-
-  def asks( self ):
-    """Whether a request is offered in this cycle."""
-    return self.free > 0 and self.at < len( self.order )
-
-  def tick( self, ifc, used ):
-    """End of the cycle; `used`: the oldest row was taken. Returns whether the last row was asked for."""
-    if used:
-      self.buffer.popleft()
-      self.free += 1
-    ended = False
-    # What is taken in this cycle makes room for the next one only.
-    if self.at < len( self.order ) and self.free > used and ifc.req.rdy:
-      self.free -= 1
-      self.at   += 1
-      ended = self.at == len( self.order )
-    if ifc.resp.val:
-      self.buffer.append( int( ifc.resp.msg ) )
-    return ended
 
 class AttentionEngineCL( Component ):
   """See `rtl_models.attention_engine.AttentionEngineRTL` for the ports."""
@@ -168,8 +131,8 @@ class AttentionEngineCL( Component ):
     s.stream   = StreamReader( s.cfg )
     s.buffer   = Buffer( s.cfg )
     s.loader   = Loader()
-    s.queries  = Rows()
-    s.outputs  = Rows()
+    s.queries  = RowReader()
+    s.outputs  = RowReader()
     s.results  = ()                # addresses that are written, of this chunk
     s.result   = 0                 # the next one
     s.source   = None              # chunks to come
@@ -198,8 +161,8 @@ class AttentionEngineCL( Component ):
              s.state == "report",
              ( stream.addr, stream.burst() ) if stream.asks() else None,
              s.write,
-             queries.order[queries.at] if queries.asks() else None,
-             outputs.order[outputs.at] if outputs.asks() else None,
+             queries.next if queries.asks() else None,
+             outputs.next if outputs.asks() else None,
              ( s.results[s.result], s.words[0] )
              if s.ports and s.ports[0] <= s.step and s.result < len( s.results ) else None )
 
@@ -318,8 +281,8 @@ class AttentionEngineCL( Component ):
     number  = loader.numbers[loader.values]
     loads   = ( number != known and buffer.count[1 + loader.values] > 0 and ( loader.held is None or swap ) )
     takes   = len( stream.buffer ) > 0 and buffer.takes()
-    opens_o = outputs.idle() and s.at_o != known and s.at_o == at_w
-    opens_q = queries.idle() and s.at_q != known
+    opens_o = outputs.next is None and s.at_o != known and s.at_o == at_w
+    opens_q = queries.next is None and s.at_q != known
     opens_w = s.result >= len( s.results ) and at_w != known
     w_ends  = written and s.result == len( s.results ) - 1
 

@@ -16,7 +16,7 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from cl.streams import StreamReader
+from cl.streams import RowReader, StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
 from npu.arch.config import ceil_div
@@ -26,11 +26,10 @@ from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_w
 from npu.arch.numerics.fp32 import bits, from_bits
 from npu.arch.weight_stream import FLOATING_MODES, GROUP_MODES, WEIGHT_BITS, StreamLayout
 
-COMMANDS   = 2     # commands that wait for the stream, and for the arithmetic
-STARTS     = 3     # starts that are not used yet
-HEADERS    = 4     # biases, and scales, that wait for their tile
-ROWS_AHEAD = 4     # scratchpad rows asked for before their use
-STAGES     = 10    # cycles from issue to the write port
+COMMANDS = 2     # commands that wait for the stream, and for the arithmetic
+STARTS   = 3     # starts that are not used yet
+HEADERS  = 4     # biases, and scales, that wait for their tile
+STAGES   = 10    # cycles from issue to the write port
 # Rows that are not the end of a sum leave the pipeline after stage 3 (integers) or 6 (FP32 sums).
 INT_SUM, SCALE, FP32_SUM, BIAS, RESIDUAL = 4, 6, 7, 9, 10
 
@@ -80,35 +79,6 @@ def stream_parts( layout: StreamLayout ):
           yield "weights", False
         else:
           yield ( "half" if halves and kt % 2 == 0 else "tile" ), kt == k_tiles - 1
-
-class Rows:
-  """Reads scratchpad rows ahead of their use, in a given order of addresses."""
-
-  def __init__( self ):
-    self.free   = ROWS_AHEAD
-    self.buffer = deque()
-    self.order  = iter( () )
-    self.next   = None
-
-  def start( self, order ):
-    """Begin a new sequence of addresses."""
-    self.order = iter( order )
-    self.next  = next( self.order, None )
-
-  def asks( self ):
-    """Whether a request is offered in this cycle."""
-    return self.next is not None and self.free > 0
-
-  def tick( self, ifc, used ):
-    """End of the cycle: `used` says that the oldest row was taken."""
-    asked = self.asks() and ifc.req.rdy
-    if asked:
-      self.next = next( self.order, None )
-    if used:
-      self.buffer.popleft()
-    if ifc.resp.val:
-      self.buffer.append( int( ifc.resp.msg ) )
-    self.free += int( used ) - int( asked )
 
 class Row:
   """An activation row in the pipeline."""
@@ -199,8 +169,8 @@ class MacArrayCL( Component ):
     s.fetch  = deque()                    # layouts to take apart
     s.stream = StreamReader( s.cfg )
     s.loader = Loader()
-    s.acts   = Rows()
-    s.ress   = Rows()
+    s.acts   = RowReader()
+    s.ress   = RowReader()
     s.pipe   = [ None ] * ( STAGES + 1 )  # pipe[i]: the row behind stage i
     s.state  = "idle"
     s.active = False                      # a stationary tile that is not used up
