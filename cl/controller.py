@@ -7,30 +7,20 @@ in the same cycle, and the cycle counts are those of `rtl_models.controller`, wh
 While the controller waits for an engine and nothing else moves, it sleeps: a cycle costs a look at the `done`s.
 """
 
-from collections import deque
-
 import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from cl.control.beat_reader import Reader
+from cl.control.dispatcher import ENGINES, Dispatcher
 from cl.control.instruction_fetch import Fetcher
 from cl.control.jobs import JOBS, Job
 from cl.control.load_unit import Loader
+from cl.control.mailbox_writer import AT_END, AT_START, AT_TOKEN, MailboxWriter
 from cl.control.store_unit import Storer
 from cl.ports import Sender
 from cl.signals import mk_any
-from fl.controller import (
-  Fault,
-  Registers,
-  boot,
-  check_dma,
-  check_rel,
-  command_of,
-  control,
-  holds,
-  offset,
-)
+from fl.controller import Fault, Registers, boot, check_dma, check_rel, command_of, control, holds, offset
 from npu.arch.config import LINE_BYTES, ceil_div
 from npu.arch.isa import BadInstruction, Error, Rel, Status, Unit, decode
 from npu.arch.mailbox import MAILBOX_WORDS, Mailbox, Word
@@ -45,20 +35,11 @@ from npu.arch.messages import (
   mk_vector_cmd,
 )
 
-MOST    = 8                        # commands that an engine may have unfinished
 WRITERS = Unit.ATT | Unit.STORE    # units that may write what a GEMM streams
-
-# What is written at the beginning, after a token and at the end of a run; blocks go from high to low.
-AT_START = ( Word.STATUS, Word.ERROR, Word.COUNT )
-AT_TOKEN = ( Word.LEN, Word.COUNT )
-AT_END   = ( Word.DOORBELL, Word.POS, Word.LEN, Word.STATUS, Word.ERROR, Word.PC, Word.COUNT )
-WRITTEN  = 16    # words that a report may contain, from the first on
 
 # States, as in `rtl_models.controller`.
 ( IDLE, BOOT, READ, ENTER, FETCH, DECODE, OFFSET, PLACE, CHECK, SEND, ANSWER, BEGIN, JOB, POST, QUIET, TOKENS, DRAIN,
   LAST, TELL ) = range( 19 )
-
-ONE = Bits1( 1 )
 
 class ControllerCL( Component ):
   """See `rtl_models.controller.ControllerRTL` for the ports."""
@@ -141,8 +122,8 @@ class ControllerCL( Component ):
           s.finished.msg @= me.finish_out.arrives()
         if me.fetch_out.fresh:
           s.fetch.req.msg @= me.fetch_out.arrives()
-        if me.post_out.fresh:
-          s.post.msg @= me.post_out.arrives()
+        if me.writer.out.fresh:
+          s.post.msg @= me.writer.out.arrives()
         if me.loader.req_out.fresh:
           s.load.req.msg @= me.loader.req_out.arrives()
         if me.loader.wr_out.fresh:
@@ -151,14 +132,14 @@ class ControllerCL( Component ):
           s.spad_rd.req.msg @= me.storer.req_out.arrives()
         if me.storer.wr_out.fresh:
           s.store.msg @= me.storer.wr_out.arrives()
-        if me.start_out.fresh:
-          s.mac_start.msg @= me.start_out.arrives()
-        if me.mac_out.fresh:
-          s.mac_cmd.msg @= me.mac_out.arrives()
-        if me.vec_out.fresh:
-          s.vec_cmd.msg @= me.vec_out.arrives()
-        if me.att_out.fresh:
-          s.att_cmd.msg @= me.att_out.arrives()
+        if me.dispatcher.start_out.fresh:
+          s.mac_start.msg @= me.dispatcher.start_out.arrives()
+        if me.dispatcher.mac_out.fresh:
+          s.mac_cmd.msg @= me.dispatcher.mac_out.arrives()
+        if me.dispatcher.vec_out.fresh:
+          s.vec_cmd.msg @= me.dispatcher.vec_out.arrives()
+        if me.dispatcher.att_out.fresh:
+          s.att_cmd.msg @= me.dispatcher.att_out.arrives()
 
   def clear( s ):
     """The state after reset."""
@@ -166,14 +147,10 @@ class ControllerCL( Component ):
     s.reader  = Reader( s.cfg )
     s.loader  = Loader( s.cfg, s.load, s.spad_wr )
     s.storer  = Storer( s.cfg, s.spad_rd, s.store )
-    s.fetch_out, s.post_out   = Sender( s.fetch.req ), Sender( s.post )
-    s.start_out, s.finish_out = Sender( s.mac_start ), Sender( s.finished )
-    s.mac_out, s.vec_out, s.att_out = Sender( s.mac_cmd ), Sender( s.vec_cmd ), Sender( s.att_cmd )
-    s.cmd_out = { Unit.MAC: s.mac_out, Unit.VEC: s.vec_out, Unit.ATT: s.att_out }
-    s.acks    = { Unit.MAC: s.mac_ack, Unit.VEC: s.vec_ack, Unit.ATT: s.att_ack }
-    s.dones   = ( ( Unit.MAC, s.mac_done ), ( Unit.VEC, s.vec_done ), ( Unit.ATT, s.att_done ) )
-    s.unfinished = dict.fromkeys( s.acks, 0 )
-    s.kinds   = deque()          # of the vector unit's commands: is it an ARGMAX
+    s.writer  = MailboxWriter( s.cfg, s.post )
+    s.dispatcher = Dispatcher( ( s.mac_cmd, s.vec_cmd, s.att_cmd ), ( s.mac_ack, s.vec_ack, s.att_ack ),
+                               ( s.mac_done, s.vec_done, s.att_done ), s.mac_start )
+    s.fetch_out, s.finish_out = Sender( s.fetch.req ), Sender( s.finished )
     s.states  = ( s.do_idle, s.do_boot, s.do_read, s.do_enter, s.do_fetch, s.do_decode, s.do_offset, s.do_place,
                   s.do_check, s.do_send, s.do_answer, s.do_begin, s.do_job, s.do_post, s.do_quiet, s.do_tokens,
                   s.do_drain, s.do_last, s.do_tell )
@@ -183,7 +160,6 @@ class ControllerCL( Component ):
     s.r       = Registers()
     s.here    = 0                # PC
     s.status, s.error, s.fault = Status.RUNNING, Error.NONE, Error.NONE
-    s.reports = deque()          # writes of a report; None: a block without a word to write
     s.emitted = None             # status after an EMIT
     s.refused = Error.NONE       # what is wrong with the mailbox
     s.code, s.i, s.unit = b"", None, Unit.CTRL
@@ -204,13 +180,11 @@ class ControllerCL( Component ):
     """One cycle."""
     state  = s.state
     hold   = not FETCH <= state <= POST
-    posts  = s.reports
-    goes   = len( posts ) > 0 and ( posts[0] is None or bool( s.post.rdy ) )
-    s.ends  = goes and len( posts ) == 1
     s.first = None               # slot to go on fetching at
     s.new_load = s.new_store = None
 
     # What happens, from what is true at the beginning of the cycle
+    s.writer.decide()
     s.states[state]()
 
     # And everything else moves
@@ -225,24 +199,15 @@ class ControllerCL( Component ):
       s.loader.tick( s.new_load )
     if s.new_store or s.storer.busy():
       s.storer.tick( s.new_store )
-    if goes:
-      posts.popleft()
-    for unit, done in s.dones:
-      if done.val:
-        s.count_done( unit, done.msg )
+    s.writer.tick()
+    token = s.dispatcher.tick()
+    if token is not None:
+      s.r.token = token
     s.show()
-
-  def count_done( s, unit, value ):
-    """An engine has finished a command."""
-    s.unfinished[unit] -= 1
-    if unit == Unit.VEC and s.kinds and s.kinds.popleft():
-      s.r.token = int( value )
 
   def busy( s ):
     """Units that have something unfinished."""
-    u = s.unfinished
-    return ( ( u[Unit.MAC] and Unit.MAC ) | ( u[Unit.VEC] and Unit.VEC ) | ( u[Unit.ATT] and Unit.ATT )
-             | ( s.loader.busy() and Unit.LOAD ) | ( s.storer.busy() and Unit.STORE ) )
+    return s.dispatcher.busy() | ( s.loader.busy() and Unit.LOAD ) | ( s.storer.busy() and Unit.STORE )
 
   def show( s ):
     """Outputs of the next cycle: they depend on the state alone."""
@@ -252,7 +217,7 @@ class ControllerCL( Component ):
       s.lacks = s.early & s.busy()
     elif state == BEGIN:
       # The array is busy with this command, which has not begun.
-      own     = Unit.MAC if s.unfinished[Unit.MAC] == 1 else 0
+      own     = Unit.MAC if s.dispatcher.unfinished[Unit.MAC] == 1 else 0
       s.lacks = s.needs & s.busy() & ~own
     elif state == DRAIN:
       s.lacks = s.busy()
@@ -263,13 +228,12 @@ class ControllerCL( Component ):
       s.pc <<= s.here
       s.pc_shown = s.here
     s.fetch_out.offer( s.reader.asking or s.fetcher.asking )
-    s.post_out.offer( s.reports[0] if s.reports else None )
-    s.start_out.offer( ONE if state == BEGIN and not s.lacks else None )
+    s.writer.offer()
+    s.dispatcher.offer_start( state == BEGIN and not s.lacks )
     if state == SEND:
-      room = s.unfinished[s.unit] != MOST and ( s.unit != Unit.VEC or len( s.kinds ) < MOST )
-      s.cmd_out[s.unit].offer( s.command if room else None )
+      s.dispatcher.offer( s.unit, s.command )
     s.asleep = ( ( s.lacks or state == IDLE ) and s.fetcher.still( not FETCH <= state <= POST )
-                 and not s.loader.busy() and not s.storer.busy() and not s.reports )
+                 and not s.loader.busy() and not s.storer.busy() and not s.writer.queue )
 
   def fail( s, error ):
     """An instruction, or the mailbox, ends the run."""
@@ -302,7 +266,7 @@ class ControllerCL( Component ):
   def do_enter( s ):
     size = s.cfg.derived.beat_bytes
     box  = Mailbox( np.frombuffer( b"".join( b.to_bytes( size, "little" ) for b in s.reader.got ), dtype=np.uint8 ) )
-    s.kinds.clear()
+    s.dispatcher.kinds.clear()
     s.here, s.status, s.error, s.emitted = 0, Status.RUNNING, Error.NONE, None
     s.refused, s.fetcher.limit = Error.NONE, 0
     try:
@@ -316,21 +280,10 @@ class ControllerCL( Component ):
 
   def report( s, words, token=None ):
     """Write words of the mailbox, and before them a token."""
-    n, Write = s.cfg.n, mk_mem_write( s.cfg )
-    value = { Word.POS: s.r.pos, Word.LEN: s.r.len, Word.STATUS: s.status, Word.ERROR: s.error, Word.PC: s.here,
-              Word.COUNT: s.r.count, Word.DOORBELL: 0 }
-    s.reports = deque()
-    if token is not None:
-      beat, lane = divmod( LINE_BYTES // 4 * s.r.tokens + s.r.len - 1, n )
-      s.reports.append( Write( beat, token << 32 * lane, 15 << 4 * lane ) )
-    for block in reversed( range( WRITTEN // n ) ):
-      inside = [ w for w in words if w // n == block ]
-      data   = sum( int( value[w] ) << 32 * ( w % n ) for w in inside )
-      strobe = sum( 15 << 4 * ( w % n ) for w in inside )
-      s.reports.append( Write( block, data, strobe ) if inside else None )
+    s.writer.start( words, s.r, s.status, s.error, s.here, token )
 
   def do_post( s ):
-    if not s.ends:
+    if not s.writer.ends:
       return
     if s.refused:
       s.fail( s.refused )
@@ -348,7 +301,7 @@ class ControllerCL( Component ):
       s.state = LAST
 
   def do_last( s ):
-    if s.ends:
+    if s.writer.ends:
       s.state = TELL
       s.finish_out.offer( Bits4( int( s.status ) ) )
 
@@ -398,7 +351,7 @@ class ControllerCL( Component ):
       s.execute()
     elif error := check_rel( s.i ):
       s.fail( error )
-    elif s.unit in s.acks:
+    elif s.unit in ENGINES:
       s.command = command_of( s.cfg, s.code, s.r )
       s.state, s.after = OFFSET if s.unit == Unit.VEC and s.i.rel else SEND, SEND
     else:
@@ -433,29 +386,21 @@ class ControllerCL( Component ):
     s.state = s.after
 
   def do_send( s ):
-    out = s.cmd_out[s.unit]
-    if out.taken():
-      out.offer( None )
-      s.acks[s.unit].rdy <<= 1
-      if s.unit == Unit.VEC:
-        s.kinds.append( s.i.mnemonic == "ARGMAX" )
+    if s.dispatcher.sent( s.unit, s.i.mnemonic == "ARGMAX" ):
       s.state = ANSWER
 
   def do_answer( s ):
-    ack = s.acks[s.unit]
-    if ack.val:
-      ack.rdy <<= 0
-      if error := int( ack.msg ):
-        s.fail( Error( error ) )
-        return
-      s.unfinished[s.unit] += 1
+    error = s.dispatcher.answer( s.unit )
+    if error:
+      s.fail( Error( error ) )
+    elif error is not None:
       if s.unit == Unit.MAC:
         s.state = BEGIN
       else:
         s.step()
 
   def do_begin( s ):
-    if s.start_out.taken():
+    if s.dispatcher.start_out.taken():
       s.step()
 
   def do_check( s ):
