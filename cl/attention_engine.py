@@ -20,9 +20,9 @@ from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from cl.attention.append import append_steps
-from cl.attention.chunks import Buffer
+from cl.attention.chunks import ChunkBuffer
 from cl.attention.sequence import chunks_of, sweeps_of
-from cl.attention.tiles import Loader, Tile
+from cl.attention.tiles import Tile, TileLoader
 from cl.streams import RowReader, StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.attention_engine import check, instruction_of
@@ -129,8 +129,8 @@ class AttentionEngineCL( Component ):
     s.next     = None              # its next step
     s.write    = None              # at the memory's write port
     s.stream   = StreamReader( s.cfg )
-    s.buffer   = Buffer( s.cfg )
-    s.loader   = Loader()
+    s.buffer   = ChunkBuffer( s.cfg )
+    s.loader   = TileLoader()
     s.queries  = RowReader()
     s.outputs  = RowReader()
     s.results  = ()                # addresses that are written, of this chunk

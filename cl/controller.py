@@ -11,13 +11,13 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from cl.control.beat_reader import Reader
+from cl.control.beat_reader import BeatReader
 from cl.control.dispatcher import ENGINES, Dispatcher
-from cl.control.instruction_fetch import Fetcher
+from cl.control.instruction_fetch import InstructionFetch
 from cl.control.jobs import JOBS, Job
-from cl.control.load_unit import Loader
+from cl.control.load_unit import LoadUnit
 from cl.control.mailbox_writer import AT_END, AT_START, AT_TOKEN, MailboxWriter
-from cl.control.store_unit import Storer
+from cl.control.store_unit import StoreUnit
 from cl.ports import Sender
 from cl.signals import mk_any
 from fl.controller import Fault, Registers, boot, check_dma, check_rel, command_of, control, holds, offset
@@ -143,10 +143,10 @@ class ControllerCL( Component ):
 
   def clear( s ):
     """The state after reset."""
-    s.fetcher = Fetcher( s.cfg )
-    s.reader  = Reader( s.cfg )
-    s.loader  = Loader( s.cfg, s.load, s.spad_wr )
-    s.storer  = Storer( s.cfg, s.spad_rd, s.store )
+    s.fetcher = InstructionFetch( s.cfg )
+    s.reader  = BeatReader( s.cfg )
+    s.loader  = LoadUnit( s.cfg, s.load, s.spad_wr )
+    s.storer  = StoreUnit( s.cfg, s.spad_rd, s.store )
     s.writer  = MailboxWriter( s.cfg, s.post )
     s.dispatcher = Dispatcher( ( s.mac_cmd, s.vec_cmd, s.att_cmd ), ( s.mac_ack, s.vec_ack, s.att_ack ),
                                ( s.mac_done, s.vec_done, s.att_done ), s.mac_start )

@@ -33,7 +33,7 @@ STAGES   = 10    # cycles from issue to the write port
 # Rows that are not the end of a sum leave the pipeline after stage 3 (integers) or 6 (FP32 sums).
 INT_SUM, SCALE, FP32_SUM, BIAS, RESIDUAL = 4, 6, 7, 9, 10
 
-class Loader:
+class WeightLoader:
   """Takes the stream apart: biases and scales into queues, weights into the shadow registers."""
 
   def __init__( self ):
@@ -168,7 +168,7 @@ class MacArrayCL( Component ):
     s.starts = 0                          # of them, released
     s.fetch  = deque()                    # layouts to take apart
     s.stream = StreamReader( s.cfg )
-    s.loader = Loader()
+    s.loader = WeightLoader()
     s.acts   = RowReader()
     s.ress   = RowReader()
     s.pipe   = [ None ] * ( STAGES + 1 )  # pipe[i]: the row behind stage i

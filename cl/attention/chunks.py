@@ -4,7 +4,7 @@ from collections import deque
 
 KEPT = 2    # chunks in the buffer
 
-class Buffer:
+class ChunkBuffer:
   """Chunks between the stream and the loader: how much of the next one is here, and which are complete."""
 
   def __init__( self, cfg ):

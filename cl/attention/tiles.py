@@ -12,7 +12,7 @@ class Tile:
     self.ends      = ends          # the last tile of its phase
     self.rows      = chunk.rows
 
-class Loader:
+class TileLoader:
   """Loads tiles into the shadow registers, phase by phase."""
 
   def __init__( self ):

@@ -2,7 +2,7 @@
 
 from npu.arch.messages import mk_mem_read_req
 
-class Reader:
+class BeatReader:
   """Reads beats in order: the mailbox in one burst, tokens beat by beat."""
 
   def __init__( self, cfg ):

@@ -7,7 +7,7 @@ from npu.arch.messages import mk_mem_read_req
 
 DEPTH = 8    # instructions asked for or waiting
 
-class Fetcher:
+class InstructionFetch:
   """Instructions ahead of their use; a slot is a place for one, half a line."""
 
   def __init__( self, cfg ):

@@ -7,7 +7,7 @@ from cl.ports import Sender
 from cl.streams import StreamReader
 from npu.arch.messages import mk_mem_read_req, mk_spad_write
 
-class Loader( Jobs ):
+class LoadUnit( Jobs ):
   """Memory to scratchpad."""
 
   def __init__( self, cfg, load, spad_wr ):

@@ -9,7 +9,7 @@ from cl.ports import Sender
 from cl.streams import RowReader
 from npu.arch.messages import mk_mem_write
 
-class Storer( Jobs ):
+class StoreUnit( Jobs ):
   """Scratchpad to memory."""
 
   def __init__( self, cfg, spad_rd, store ):
