@@ -11,26 +11,19 @@ second half does not matter, and the cycle counts are those of `rtl_models.vecto
 """
 
 from collections import deque
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
+from cl.vector.row_fetch import AHEAD, RowFetch
+from cl.vector.sequencer import ONE, U32, Job, Tag
 from fl.agent import from_lanes, to_lanes
-from fl.vector_unit import check, execute, instruction_of, operands
-from npu.arch.config import NpuConfig
-from npu.arch.footprint import segment_rows
-from npu.arch.isa import Instruction, mk
+from fl.vector_unit import check, execute, instruction_of
 from npu.arch.messages import Ack, Done, mk_spad_write, mk_vector_cmd
-
-U32 = NDArray[np.uint32]
 
 COMMANDS = 2     # commands that wait for the ports, and for the lanes; completions that wait to be taken
 CHECKING = 4     # cycles between a command and its answer
-AHEAD    = 4     # scratchpad rows asked for before their use, at each port
 SCANNED  = 4     # segments whose exponents wait for use
 PENDING  = 16    # results asked for and not written
 RETIRE   = 7     # where in the lanes a row is written,
@@ -39,142 +32,6 @@ SUM      = 6     # and its sum
 SCALAR   = 13    # cycles from there to the reciprocal or root
 STEPS    = 4     # cycles in which a row is fed to the special-function pipes
 PIPE     = 13    # cycles from the last of them to the row's leaving
-
-PHASES   = { "RMSNORM": 2, "SOFTMAX": 3 }    # passes over a segment; others have one
-SCANS    = ( "QUANTIZE", "RMSNORM" )
-BINARY   = ( "SWIGLU", "ADD", "MUL" )
-ONE      = 0x3F800000
-
-class Tag( NamedTuple ):
-  """What is known of a row when it is asked for."""
-  job: "Job"
-  scan: bool      # only for its exponents
-  phase: int
-  second: bool    # of a ROPE pair
-  first: bool     # of its segment
-  last: bool
-  ends: bool      # the command's last
-  keep: int       # lanes that are used
-
-class Ask( NamedTuple ):
-  """A row to read, and where its result goes, if it has one."""
-  addr: int
-  tag: Tag
-  write: int | None
-
-class Job:
-  """An accepted command: the rows that it reads and writes, in order, and their values."""
-
-  def __init__( self, cfg: NpuConfig, i: Instruction ) -> None:
-    self.cfg, self.i, self.op = cfg, i, i.mnemonic
-    rope = self.op == "ROPE"
-    unit = int( i.length ) // 2 if rope else int( i.length )
-    self.width    = segment_rows( cfg, i )
-    self.height   = self.width // 2 if rope else self.width
-    self.rest     = unit - ( self.height - 1 ) * cfg.n
-    self.segments = 1 if self.op == "ARGMAX" else int( i.segments )
-    self.phases   = PHASES.get( self.op, 1 )
-    # Rows of n elements, and segments, are commands of their own. RMSNORM and SWIGLU end in a product.
-    halves        = 2 if rope else 1
-    one           = {} if self.op == "ARGMAX" else { "segments": 1 }
-    self.segment  = i.but( **one )
-    row           = mk( "MUL", segments=1 ) if self.op in ( "RMSNORM", "SWIGLU" ) else self.segment
-    self.whole    = row.but( length=halves * cfg.n )
-    self.tail     = row.but( length=halves * self.rest )
-
-  def src( self ) -> Iterator[Ask]:
-    """Rows of the first operand."""
-    i, height = self.i, self.height
-    where     = operands( self.cfg, i, int( i.rows ) )[0]
-    result    = self.op != "ARGMAX"
-    pair      = ( 0, 1 ) if self.op == "ROPE" else ( 0, )
-    for r in range( where.rows ):
-      for g in range( self.segments ):
-        start = where.base + r * where.stride + g * self.width
-        to    = int( i.dst ) + r * int( i.dst_stride ) + g * self.width if result else 0
-        over  = r == where.rows - 1 and g == self.segments - 1
-        for phase in range( self.phases ):
-          writes = result and phase == self.phases - 1
-          for k in range( height ):
-            last = k == height - 1
-            for second in pair:
-              ends = over and last and phase == self.phases - 1 and second == pair[-1]
-              tag  = Tag( self, False, phase, bool( second ), k == 0, last, ends, self.rest if last else self.cfg.n )
-              at   = k + second * height
-              yield Ask( start + at, tag, to + at if writes else None )
-
-  def src2( self ) -> Iterator[Ask]:
-    """Rows at the second port: scans of the first operand, rows of the second."""
-    found = operands( self.cfg, self.i, int( self.i.rows ) )
-    scans: list[Iterator[Ask]] = []
-    uses: list[Iterator[Ask]]  = []
-    for r in range( found[0].rows ):
-      for g in range( self.segments ):
-        if self.op in SCANS:
-          scans.append( self.run( found[0].base + r * found[0].stride + g * self.width, True ) )
-        if len( found ) > 1:
-          start = found[1].base + r * found[1].stride
-          uses.append( self.run( start + g * self.width if self.op in BINARY else start, False ) )
-    # RMSNORM scans one segment more than the one that needs gains next.
-    for k, use in enumerate( uses ):
-      for scan in scans[( k + 1 if k else 0 ) : k + 2]:
-        yield from scan
-      yield from use
-    if not uses:
-      for scan in scans:
-        yield from scan
-
-  def run( self, start: int, scan: bool ) -> Iterator[Ask]:
-    """The rows of a segment from `start` on."""
-    for k in range( self.height ):
-      last = k == self.height - 1
-      tag  = Tag( self, scan, 0, False, k == 0, last, False, self.rest if last else self.cfg.n )
-      yield Ask( start + k, tag, None )
-
-  def rows( self, tag: Tag, *operands: list[U32] ) -> U32:
-    """Rows of results from rows of each operand that are all like the one of that tag."""
-    made, _ = execute( self.cfg, self.whole if tag.keep == self.cfg.n else self.tail,
-                       [ np.stack( words ) for words in operands ] )
-    assert made is not None
-    return made
-
-  def gates( self, tag: Tag, rows: list[U32] ) -> U32:
-    """SWIGLU: gates times their sigmoids. The factor of one is exact; the real one is not there yet."""
-    ones    = np.full( ( len( rows ), self.cfg.n ), ONE, dtype=np.uint32 )
-    made, _ = execute( self.cfg, self.segment.but( length=tag.keep ), [ np.stack( rows ), ones ] )
-    assert made is not None
-    return made
-
-  def segment_results( self, rows: list[U32], *words: U32 ) -> U32:
-    """A segment's results [height, n] from all of its rows."""
-    made, _ = execute( self.cfg, self.segment, [ np.concatenate( rows )[None], *( w[None] for w in words ) ] )
-    assert made is not None
-    return made.reshape( -1, self.cfg.n )
-
-class Port:
-  """Reads scratchpad rows ahead of their use, in a given order."""
-
-  def __init__( self ) -> None:
-    self.order: Iterator[Ask] = iter( () )
-    self.next: Ask | None     = None
-    self.tags: deque[Tag]     = deque()    # of rows asked for and not used
-    self.rows: deque[U32]     = deque()    # there and not used, lanes [n]
-
-  def start( self, order: Iterator[Ask] ) -> None:
-    """Begin a new command."""
-    self.order = order
-    self.next  = next( order, None )
-
-  def ask( self ) -> None:
-    """The scratchpad has taken the request."""
-    assert self.next is not None
-    self.tags.append( self.next.tag )
-    self.next = next( self.order, None )
-
-  def use( self ) -> None:
-    """The oldest row is used."""
-    self.tags.popleft()
-    self.rows.popleft()
 
 class Row:
   """A row in the lanes, or on its way there."""
@@ -285,8 +142,8 @@ class VectorUnitCL( Component ):
     s.wait     = 0           # cycles until its answer
     s.todo     = deque()     # jobs that wait for the ports
     s.entering = 0           # jobs whose rows are not all in the lanes
-    s.first    = Port()
-    s.second   = Port()
+    s.first    = RowFetch()
+    s.second   = RowFetch()
     s.pending  = deque()     # where results go that are not written
     s.sealed   = 0           # how many of them, from the oldest on, the job at the ports must wait for
     s.room     = SCANNED     # segments that may still be scanned
