@@ -23,7 +23,7 @@ from cl.attention.append import append_steps
 from cl.attention.chunks import ChunkBuffer
 from cl.attention.sequence import chunks_of, sweeps_of
 from cl.attention.tiles import Tile, TileLoader
-from cl.streams import RowReader, StreamReader
+from cl.common.streams import RowReader, StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.attention_engine import check, instruction_of
 from npu.arch.config import CHUNK, ceil_div

@@ -11,6 +11,8 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
+from cl.common.ports import Sender
+from cl.common.signals import mk_any
 from cl.control.beat_reader import BeatReader
 from cl.control.dispatcher import ENGINES, Dispatcher
 from cl.control.instruction_fetch import InstructionFetch
@@ -18,8 +20,6 @@ from cl.control.jobs import JOBS, Job
 from cl.control.load_unit import LoadUnit
 from cl.control.mailbox_writer import AT_END, AT_START, AT_TOKEN, MailboxWriter
 from cl.control.store_unit import StoreUnit
-from cl.ports import Sender
-from cl.signals import mk_any
 from fl.controller import Fault, Registers, boot, check_dma, check_rel, command_of, control, holds, offset
 from npu.arch.config import LINE_BYTES, ceil_div
 from npu.arch.isa import BadInstruction, Error, Rel, Status, Unit, decode

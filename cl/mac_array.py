@@ -16,8 +16,8 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
+from cl.common.streams import RowReader, StreamReader
 from cl.mac.weight_loader import WeightLoader, stream_parts
-from cl.streams import RowReader, StreamReader
 from fl.agent import from_lanes, to_lanes
 from fl.mac_array import check, epilogue, gemm, instruction_of, weights_of
 from npu.arch.config import ceil_div

@@ -13,8 +13,8 @@ from collections import deque
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, MinionIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from cl.ports import HIGH, LOW, ReadPort, WritePort
-from cl.signals import mk_any
+from cl.common.ports import HIGH, LOW, ReadPort, WritePort
+from cl.common.signals import mk_any
 from npu.arch.messages import mk_mem_read_req, mk_mem_write
 
 READ_CLIENTS  = ( "fetch", "load", "kv", "weights" )     # in order of priority

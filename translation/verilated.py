@@ -18,7 +18,7 @@ from pymtl3.datatypes import is_bitstruct_class
 from pymtl3.dsl import Interface
 from pymtl3.dsl.NamedObject import NamedObject
 
-from cl.signals import mk_sample
+from cl.common.signals import mk_sample
 from npu.errors import NpuError
 from translation import verilator
 from translation.verilog import to_verilog

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from cl.ports import HIGH, Sender
+from cl.common.ports import HIGH, Sender
 from npu.arch.isa import Unit
 
 ENGINES = ( Unit.MAC, Unit.VEC, Unit.ATT )

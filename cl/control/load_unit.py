@@ -2,9 +2,9 @@
 
 from collections import deque
 
+from cl.common.ports import Sender
+from cl.common.streams import StreamReader
 from cl.control.jobs import Jobs
-from cl.ports import Sender
-from cl.streams import StreamReader
 from npu.arch.messages import mk_mem_read_req, mk_spad_write
 
 class LoadUnit( Jobs ):

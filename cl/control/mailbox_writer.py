@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from cl.ports import Sender
+from cl.common.ports import Sender
 from npu.arch.config import LINE_BYTES
 from npu.arch.mailbox import Word
 from npu.arch.messages import mk_mem_write

@@ -4,9 +4,9 @@ from collections import deque
 
 from pymtl3 import *
 
+from cl.common.ports import Sender
+from cl.common.streams import RowReader
 from cl.control.jobs import Jobs
-from cl.ports import Sender
-from cl.streams import RowReader
 from npu.arch.messages import mk_mem_write
 
 class StoreUnit( Jobs ):

@@ -4,9 +4,9 @@ import numpy as np
 from pymtl3 import *
 from pymtl3.stdlib.stream.ifcs import MinionIfcRTL, RecvIfcRTL
 
+from cl.common.ports import HIGH, LOW, ReadPort, WritePort
+from cl.common.signals import mk_any, mk_sample
 from cl.memory.model import AccessError, Stalls
-from cl.ports import HIGH, LOW, ReadPort, WritePort
-from cl.signals import mk_any, mk_sample
 from npu.arch.messages import mk_spad_write
 
 SPAD_READERS = ( "mac.act", "mac.res", "vec.src", "vec.src2", "att.q", "att.acc", "store" )

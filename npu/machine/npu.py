@@ -21,8 +21,8 @@ from typing import Any
 from pymtl3 import Bits1, Bits4, Component, update_ff
 from pymtl3.stdlib.stream.ifcs import RecvIfcRTL, SendIfcRTL
 
+from cl.common.signals import mk_any, mk_sample
 from cl.memory_system import MemorySystem, MemorySystemCL
-from cl.signals import mk_any, mk_sample
 from npu.arch.isa import Unit
 from npu.errors import NpuError
 from translation.blocks import get_block
