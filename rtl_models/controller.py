@@ -1,25 +1,23 @@
 """Controller, register-transfer level: runs a program from the doorbell to the report in the mailbox.
 
-    doorbell --> MailboxReader --> registers --> MailboxWriter --> post, finished
+    doorbell --> MailboxReader --> ControlRegisters --> MailboxWriter --> post, finished
                                       |
-    fetch <--> InstructionFetch --> instruction --> Decoder, conditions, wait masks
+    fetch <--> InstructionFetch --> instruction --> Decoder, Interlock
                                       |
-                                      +--> control instructions: done here
-                                      +--> Dispatcher --cmd, start--> engines --ack, done-->
-                                      +--> checks, TokenReader --> LoadUnit <--> load, spad_wr
-                                                               --> StoreUnit <--> spad_rd, store
+                                      +--> control instructions: ControlRegisters
+                                      +--> AddressGenerator --+--> Dispatcher --cmd, start--> engines --ack, done-->
+                                                              +--> Dma <--> load, spad_wr, spad_rd, store
 
 One instruction after the other is decoded, waits, and is executed or handed to its unit, which checks it before the
-next one is looked at. Units work in parallel.
+next one is looked at. Units work in parallel. This file has the states that a run goes through; the parts, in
+`rtl_models/control/`, do what there is to do in each.
 """
 
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
-from npu.arch.config import LINE_BYTES, clog2
-from npu.arch.isa import BY_MNEMONIC, Cond, Error, Rel, Status, Unit
-from npu.arch.mailbox import MAX_EOS, Flag, Word
+from npu.arch.isa import BY_MNEMONIC, Error, Status
 from npu.arch.messages import (
   Ack,
   Done,
@@ -30,24 +28,16 @@ from npu.arch.messages import (
   mk_spad_write,
   mk_vector_cmd,
 )
-from rtl_models.common.range_check import RangeCheck
-from rtl_models.control.decoder import (
-  INSTRUCTION_BITS,
-  Decoder,
-  Member,
-  opcode_set,
-  opcodes,
-  opcodes_of,
-  opcodes_with,
-  place,
-)
+from rtl_models.control.address_generator import AddressGenerator
+from rtl_models.control.control_registers import ControlRegisters
+from rtl_models.control.decoder import INSTRUCTION_BITS, Decoder, place
 from rtl_models.control.dispatcher import Dispatcher
+from rtl_models.control.dma import Dma
+from rtl_models.control.fetch_port import FetchPort
 from rtl_models.control.instruction_fetch import SLOT_BITS, InstructionFetch
-from rtl_models.control.load_unit import LoadUnit, table_rows
+from rtl_models.control.interlock import Interlock
 from rtl_models.control.mailbox_reader import MailboxReader
 from rtl_models.control.mailbox_writer import END, START, TOKEN, MailboxWriter
-from rtl_models.control.store_unit import StoreUnit
-from rtl_models.control.token_reader import TokenReader
 
 # States, in the order of a run. In those from FETCH to POST instructions are fetched ahead.
 ( IDLE,      # until the doorbell
@@ -69,8 +59,6 @@ from rtl_models.control.token_reader import TokenReader
   DRAIN,     # the end of a run: until all units are finished
   LAST,      # the last report
   TELL ) = range( 19 )
-
-SUM_BITS = 66    # of a line address: less than 2^64 + 2^40
 
 class ControllerRTL( Component ):
   """Ports of the block at every level.
@@ -102,33 +90,16 @@ class ControllerRTL( Component ):
   """
 
   def construct( s, cfg ):
-    n, d = cfg.n, cfg.derived
+    d = cfg.derived
     s.set_metadata( VerilogTranslationPass.explicit_module_name,
-                    f"ControllerRTL_n{n}_a{d.spad_addr_bits}_m{cfg.m_max}" )
+                    f"ControllerRTL_n{cfg.n}_a{d.spad_addr_bits}_m{cfg.m_max}" )
     BEAT = mk_bits( d.beat_bits )
     SPAD = mk_bits( d.spad_addr_bits )
-    SUM  = mk_bits( SUM_BITS )
-    INDEX = mk_bits( clog2( table_rows( cfg ) ) )
-    index_bits = clog2( table_rows( cfg ) )
-    m_max, words_per_line = cfg.m_max, LINE_BYTES // 4
-    line_shift = clog2( words_per_line )
-    lg = clog2( n )
-    RUNNING, FAILED = Bits4( Status.RUNNING ), Bits4( Status.ERROR )
-    EOS, LIMIT, CONTEXT = Bits4( Status.EOS ), Bits4( Status.LIMIT ), Bits4( Status.CONTEXT )
-    ( NONE, BAD_FIELD, BAD_DRAM, BAD_SPAD, ZERO_SIZE, BAD_SIZE, BAD_TOKEN, BAD_POSITION, NO_PROGRESS, BAD_PC,
-      BAD_MAILBOX ) = ( Bits4( x ) for x in (
-        Error.NONE, Error.BAD_FIELD, Error.BAD_DRAM, Error.BAD_SPAD, Error.ZERO_SIZE, Error.BAD_SIZE,
-        Error.BAD_TOKEN, Error.BAD_POSITION, Error.NO_PROGRESS, Error.BAD_PC, Error.BAD_MAILBOX ) )
-    PREFILL, GENERATE, SCORE, LOGITS = ( Bits4( x ) for x in (
-      Cond.PREFILL, Cond.GENERATE, Cond.SCORE, Cond.LOGITS ) )
-    BY_POS, BY_LAST, BY_TOKEN, BY_LEN = ( Bits4( x ) for x in ( Rel.POS, Rel.LAST, Rel.TOKEN, Rel.LEN ) )
-    PASS, ADVANCE, SETROWS, JUMP, EMIT, HALT, EMBED, STORE = (
-      Bits8( BY_MNEMONIC[m].opcode ) for m in (
-        "PASS", "ADVANCE", "SETROWS", "JUMP", "EMIT", "HALT", "EMBED", "STORE" ) )
-    ON_VEC, ON_LOAD  = Bits5( Unit.VEC ), Bits5( Unit.LOAD )
-    WRITERS          = Bits5( Unit.ATT | Unit.STORE )    # units that may write what a GEMM streams
+    RUNNING = Bits4( Status.RUNNING )
+    NONE, BAD_FIELD, BAD_DRAM, BAD_TOKEN, BAD_PC, BAD_MAILBOX = ( Bits4( x ) for x in (
+      Error.NONE, Error.BAD_FIELD, Error.BAD_DRAM, Error.BAD_TOKEN, Error.BAD_PC, Error.BAD_MAILBOX ) )
+    EMIT, HALT = ( Bits8( BY_MNEMONIC[m].opcode ) for m in ( "EMIT", "HALT" ) )
     AT_START, AT_TOKEN, AT_END = Bits2( START ), Bits2( TOKEN ), Bits2( END )
-    FAR = Bits24( ( 1 << 24 ) - 1 )
 
     # Interface
 
@@ -155,535 +126,252 @@ class ControllerRTL( Component ):
 
     # Components
 
-    s.box        = MailboxReader( cfg )
-    s.reporter   = MailboxWriter( cfg )
-    s.fetcher      = InstructionFetch( cfg )
-    s.decoder    = Decoder()
-    s.dispatch   = Dispatcher( cfg )
-    s.tokens     = TokenReader( cfg )
-    s.loader     = LoadUnit( cfg )
-    s.storer     = StoreUnit( cfg )
-    s.range_     = RangeCheck( cfg )
+    s.box       = MailboxReader( cfg )
+    s.reporter  = MailboxWriter( cfg )
+    s.fetcher   = InstructionFetch( cfg )
+    s.readers   = FetchPort( cfg )
+    s.decoder   = Decoder()
+    s.interlock = Interlock()
+    s.registers = ControlRegisters()
+    s.addresses = AddressGenerator( cfg )
+    s.dispatch  = Dispatcher( cfg )
+    s.dma       = Dma( cfg )
 
     s.state  = Wire( 5 )
-    s.pos    = Wire( 32 )                 # positions processed
-    s.len    = Wire( 32 )                 # tokens known
-    s.rows   = Wire( 20 )                 # of this pass
-    s.count  = Wire( 32 )                 # tokens produced in this run
-    s.here   = Wire( 32 )                 # PC
-    s.jumped = Wire()                     # there was a backward jump in this run,
-    s.jump_pos = Wire( 32 )               # at this position
-    s.status = Wire( 4 )                  # what the mailbox says
-    s.error  = Wire( 4 )
     s.limit  = Wire( SLOT_BITS )          # first slot that is not fetched
     s.code   = Wire( INSTRUCTION_BITS )   # the instruction
-
-    s.dispatch.mac_cmd   //= s.mac_cmd
-    s.dispatch.mac_ack   //= s.mac_ack
-    s.dispatch.mac_start //= s.mac_start
-    s.dispatch.mac_done  //= s.mac_done
-    s.dispatch.vec_cmd   //= s.vec_cmd
-    s.dispatch.vec_ack   //= s.vec_ack
-    s.dispatch.vec_done  //= s.vec_done
-    s.dispatch.att_cmd   //= s.att_cmd
-    s.dispatch.att_ack   //= s.att_ack
-    s.dispatch.att_done  //= s.att_done
-    s.loader.mem  //= s.load
-    s.loader.wr   //= s.spad_wr
-    s.storer.spad //= s.spad_rd
-    s.storer.wr   //= s.store
-    s.reporter.post //= s.post
-    s.pc            //= s.here
+    s.opcode = Wire( 8 )
+    s.rel    = Wire( 4 )
+    s.target = Wire( 32 )
+    s.busy   = Wire( 5 )                  # units with something unfinished
+    s.behind = Wire( 5 )                  # the same without the GEMM that is looked at
+    s.fault  = Wire( 4 )                  # what ends the run in this cycle
+    s.steps  = Wire()                     # PC goes on
+    s.emits  = Wire()                     # the report is EMIT's
 
     #---------------------------------------------------------------------
-    # `fetch`: one reader at a time
+    # Connections
     #---------------------------------------------------------------------
 
-    s.fetches = Wire()                    # instructions may be asked for
+    # Ports
 
-    @update
-    def up_fetch():
-      s.fetches @= ( s.state >= FETCH ) & ( s.state <= POST )
-      s.fetch.req.val @= s.fetcher.mem.req.val | s.tokens.mem.req.val | s.box.mem.req.val
-      s.fetch.req.msg  @= s.fetcher.mem.req.msg
-      s.fetch.resp.rdy @= s.fetcher.mem.resp.rdy
-      if s.state == READ:
-        s.fetch.req.msg  @= s.box.mem.req.msg
-        s.fetch.resp.rdy @= s.box.mem.resp.rdy
-      elif s.state == TOKENS:
-        s.fetch.req.msg  @= s.tokens.mem.req.msg
-        s.fetch.resp.rdy @= s.tokens.mem.resp.rdy
-      s.box.mem.req.rdy    @= s.fetch.req.rdy
-      s.tokens.mem.req.rdy @= s.fetch.req.rdy
-      s.fetcher.mem.req.rdy  @= s.fetch.req.rdy
-      s.box.mem.resp.val    @= s.fetch.resp.val & ( s.state == READ )
-      s.tokens.mem.resp.val @= s.fetch.resp.val & ( s.state == TOKENS )
-      s.fetcher.mem.resp.val  @= s.fetch.resp.val & ( s.state != READ ) & ( s.state != TOKENS )
-      s.box.mem.resp.msg    @= s.fetch.resp.msg
-      s.tokens.mem.resp.msg @= s.fetch.resp.msg
-      s.fetcher.mem.resp.msg  @= s.fetch.resp.msg
+    for name in ( "mac_cmd", "mac_ack", "mac_start", "mac_done", "vec_cmd", "vec_ack", "vec_done", "att_cmd",
+                  "att_ack", "att_done" ):
+      connect( getattr( s.dispatch, name ), getattr( s, name ) )
+    for name in ( "load", "spad_wr", "spad_rd", "store" ):
+      connect( getattr( s.dma, name ), getattr( s, name ) )
+    s.readers.mem    //= s.fetch
+    s.readers.box    //= s.box.mem
+    s.readers.tokens //= s.dma.token_mem
+    s.readers.code   //= s.fetcher.mem
+    s.reporter.post  //= s.post
+    s.pc             //= s.registers.pc
+
+    # Fields of the instruction
+
+    def field( mnemonic, name ):
+      return s.code[place( mnemonic, name )]
+
+    def connect_fields( part, mnemonic, *names ):
+      for name in names:
+        connect( getattr( part, name ), field( mnemonic, name ) )
+
+    mask_low = place( "WAIT", "wait" ).start
+    s.opcode               //= field( "WAIT", "opcode" )
+    s.rel                  //= field( "WAIT", "rel" )
+    s.target               //= field( "JUMP", "target" )
+    s.interlock.mask       //= s.code[mask_low : mask_low + 5]
+    s.decoder.mask         //= field( "WAIT", "wait" )
+    s.decoder.kind         //= field( "HALT", "status" )
+    s.registers.end_status //= field( "HALT", "status" )
+    s.registers.rows_field //= field( "WAIT", "rows" )
+    s.addresses.rows_field //= field( "WAIT", "rows" )
+    s.dispatch.operands    //= s.code[32:INSTRUCTION_BITS]
+    connect_fields( s.decoder,   "GEMM", "opcode", "cond", "rel", "flags" )
+    connect_fields( s.interlock, "WAIT", "opcode", "cond", "rel" )
+    connect_fields( s.registers, "PASS", "opcode", "limit" )
+    connect_fields( s.registers, "JUMP", "target" )
+    connect_fields( s.addresses, "LOAD", "rel", "dram", "length", "row_lines" )
+    connect_fields( s.addresses, "STORE", "src", "src_stride" )
+    connect_fields( s.addresses, "EMBED", "vocab" )
+    connect_fields( s.dispatch,  "GEMM", "opcode" )
+    connect_fields( s.dma,       "LOAD", "opcode", "dst", "length", "dst_stride", "row_lines" )
+    connect_fields( s.dma,       "STORE", "src", "src_stride" )
+    connect_fields( s.dma,       "EMBED", "vocab" )
+
+    # What it is, the mailbox, registers
+
+    def connect_all( part, source, *names ):
+      for name in names:
+        connect( getattr( part, name ), getattr( source, name ) )
+
+    connect_all( s.interlock, s.decoder, "is_mac" )
+    connect_all( s.addresses, s.decoder, "is_vec", "is_embed" )
+    for i, name in enumerate( ( "is_mac", "is_vec", "is_att" ) ):
+      connect( s.dispatch.unit[i], getattr( s.decoder, name ) )
+    connect_all( s.registers, s.box, "first_pos", "first_len", "max_count", "capacity", "ends_eos" )
+    connect_all( s.interlock, s.box, "score", "logits" )
+    connect_all( s.dispatch,  s.box, "lines", "writable" )
+    connect_all( s.dma,       s.box, "lines", "writable", "token_line" )
+    connect_all( s.reporter,  s.registers, "pos", "len", "status", "error", "pc", "count" )
+    connect_all( s.interlock, s.registers, "pos", "len" )
+    connect_all( s.addresses, s.registers, "pos", "len", "rows" )
+    connect_all( s.dispatch,  s.registers, "pos" )
+    connect_all( s.dma,       s.registers, "pos", "len" )
+    s.reporter.tokens //= s.box.token_line
+    for part in ( s.box, s.reporter, s.addresses ):
+      connect( part.token, s.dispatch.token )
+
+    # From part to part
+
+    connect_all( s.dma, s.addresses, "low", "high", "row_width", "line" )
+    s.addresses.row      //= s.dma.row
+    s.dma.rows           //= s.addresses.rows_now
+    s.dispatch.rows      //= s.addresses.rows_now
+    s.dispatch.src       //= s.addresses.src_now
+    s.registers.executes //= s.interlock.executes
+    s.registers.steps    //= s.steps
+    s.registers.fault    //= s.fault
+    s.interlock.busy     //= s.busy
+    s.interlock.behind   //= s.behind
+    s.fetcher.limit      //= s.limit
 
     #---------------------------------------------------------------------
-    # Mailbox
+    # What the parts do in which state
     #---------------------------------------------------------------------
-
-    s.score      = Wire()
-    s.logits     = Wire()
-    s.max_count  = Wire( 32 )
-    s.eos_count  = Wire( 32 )
-    s.code_line    = Wire( 32 )
-    s.code_count = Wire( 32 )
-    s.token_line     = Wire( 32 )             # line of the token buffer
-    s.capacity    = Wire( 32 )
-    s.lines      = Wire( 32 )
-    s.writable   = Wire( 32 )
-    s.first_pos  = Wire( 32 )
-    s.first_len  = Wire( 32 )
-    s.eos        = [ Wire( 32 ) for _ in range( MAX_EOS ) ]
-    s.score         //= s.box.word[int( Word.FLAGS )][Flag.SCORE.bit_length() - 1]
-    s.logits        //= s.box.word[int( Word.FLAGS )][Flag.LOGITS.bit_length() - 1]
-    s.max_count     //= s.box.word[int( Word.LIMIT )]
-    s.eos_count     //= s.box.word[int( Word.EOS_COUNT )]
-    s.code_line       //= s.box.word[int( Word.PROGRAM )]
-    s.code_count //= s.box.word[int( Word.PROGRAM_COUNT )]
-    s.token_line        //= s.box.word[int( Word.TOKENS )]
-    s.capacity       //= s.box.word[int( Word.CONTEXT )]
-    s.lines         //= s.box.word[int( Word.DRAM_LINES )]
-    s.writable      //= s.box.word[int( Word.WRITABLE )]
-    s.first_pos     //= s.box.word[int( Word.POS )]
-    s.first_len     //= s.box.word[int( Word.LEN )]
-    for k in range( MAX_EOS ):
-      s.eos[k] //= s.box.word[int( Word.EOS ) + k]
-
-    s.box_bad    = Wire()
-    s.buffer_end = Wire( 34 )
-    s.ends_eos   = Wire()                 # TOKEN is an end-of-sequence token
-    s.first_slot = Wire( SLOT_BITS )
-    s.code_end   = Wire( SLOT_BITS )
-    s.memory_end = Wire( SLOT_BITS )
 
     @update
     def up_box():
-      # The token buffer has CONTEXT + 1 words.
-      s.buffer_end @= zext( s.token_line, 34 ) + ( ( zext( s.capacity, 34 ) + words_per_line ) >> line_shift )
-      s.box_bad @= ( ( s.eos_count > MAX_EOS ) | ( s.max_count == 0 ) | ( s.first_pos > s.first_len )
-                     | ( s.first_len > s.capacity ) | ( s.buffer_end > zext( s.lines, 34 ) ) )
-      s.first_slot @= zext( s.code_line, SLOT_BITS ) << 1
-      s.memory_end @= zext( s.lines, SLOT_BITS ) << 1
-      s.code_end   @= s.first_slot + zext( s.code_count, SLOT_BITS )
-      s.box.start  @= ( s.state == BOOT ) & s.fetcher.quiet
-
-    s.match   = [ Wire() for _ in range( MAX_EOS ) ]
-    s.hits = Wire( MAX_EOS )
-    for k in range( MAX_EOS ):
-      s.hits[k] //= s.match[k]
+      s.box.start         @= ( s.state == BOOT ) & s.fetcher.quiet
+      s.readers.to_box    @= s.state == READ
+      s.readers.to_tokens @= s.state == TOKENS
 
     @update
-    def up_match():
-      for k in range( MAX_EOS ):
-        s.match[k] @= ( s.eos[k] == s.dispatch.token ) & ( s.eos_count > k )
+    def up_units():
+      s.addresses.place  @= s.state == PLACE
+      s.addresses.gather @= s.state == TOKENS
+      s.dispatch.send    @= s.state == SEND
+      s.dispatch.await_  @= s.state == ANSWER
+      s.dispatch.go      @= ( s.state == BEGIN ) & ( s.interlock.after == 0 )
+      s.dispatch.clear   @= s.state < ENTER
+      s.dma.start        @= ( s.state == QUIET ) & s.fetcher.quiet
+      s.dma.gather       @= s.state == TOKENS
+      s.dma.push         @= s.state == JOB
 
     @update
-    def up_ends():
-      s.ends_eos @= s.hits != 0
-
-    #---------------------------------------------------------------------
-    # The instruction
-    #---------------------------------------------------------------------
-
-    s.opcode   = Wire( 8 )
-    s.cond     = Wire( 4 )
-    s.mask     = Wire( 5 )
-    s.rows_of  = Wire( 8 )
-    s.rel      = Wire( 4 )
-    s.dram     = Wire( 32 )
-    s.target   = Wire( 32 )
-    s.dst      = Wire( 24 )
-    s.src      = Wire( 24 )
-    s.vocab    = Wire( 24 )
-    s.length   = Wire( 20 )
-    s.dst_stride = Wire( 16 )
-    s.src_stride = Wire( 16 )
-    s.row_lines  = Wire( 32 )
-    s.end_status = Wire( 8 )
-    s.opcode     //= s.code[place( "WAIT", "opcode" )]
-    s.cond       //= s.code[place( "WAIT", "cond" )]
-    mask_low = place( "WAIT", "wait" ).start
-    s.mask       //= s.code[mask_low : mask_low + 5]
-    s.rows_of    //= s.code[place( "WAIT", "rows" )]
-    s.rel        //= s.code[place( "WAIT", "rel" )]
-    s.dram       //= s.code[place( "LOAD", "dram" )]
-    s.target     //= s.code[place( "JUMP", "target" )]
-    s.dst        //= s.code[place( "LOAD", "dst" )]
-    s.src        //= s.code[place( "STORE", "src" )]
-    s.vocab      //= s.code[place( "EMBED", "vocab" )]
-    s.length     //= s.code[place( "LOAD", "length" )]
-    s.dst_stride //= s.code[place( "LOAD", "dst_stride" )]
-    s.src_stride //= s.code[place( "STORE", "src_stride" )]
-    s.row_lines  //= s.code[place( "LOAD", "row_lines" )]
-    s.end_status //= s.code[place( "HALT", "status" )]
-
-    s.is_control = opcode_set( "control", opcodes_of( Unit.CTRL ) )
-    s.is_mac     = opcode_set( "mac", opcodes_of( Unit.MAC ) )
-    s.is_vec     = opcode_set( "vec", opcodes_of( Unit.VEC ) )
-    s.is_att     = opcode_set( "att", opcodes_of( Unit.ATT ) )
-    s.may_move   = opcode_set( "may_move", opcodes( "LOAD", "STORE" ) | opcodes_with( Unit.VEC, "src_stride" ) )
-    s.may_end    = Member( "may_end", 8, { Status.EOS, Status.LIMIT, Status.CONTEXT, Status.SCORED } )
-    s.may_end.value //= s.end_status
-    for member in ( s.is_control, s.is_mac, s.is_vec, s.is_att, s.may_move ):
-      connect( member.value, s.opcode )
-    s.decoder.opcode //= s.opcode
-    s.decoder.cond   //= s.cond
-    s.decoder.mask   //= s.code[place( "WAIT", "wait" )]
-    s.decoder.rel    //= s.rel
-    s.decoder.kind   //= s.end_status
-    s.decoder.flags  //= s.code[place( "GEMM", "flags" )]
-
-    s.slot   = Wire( SLOT_BITS )          # where PC points
-    s.holds  = Wire()                     # the condition
-    s.busy   = Wire( 5 )
-    s.needs  = Wire( 5 )                  # units that must be finished before the instruction is executed
-    s.early  = Wire( 5 )                  # and before it is sent
-    s.lacks  = Wire( 5 )                  # those of them that are not
-    s.after  = Wire( 5 )                  # GEMM: of the rest, those that are not finished before this command
-    s.behind = Wire( 5 )                  # units that are busy with what came before this GEMM
-    s.mac_before = Wire()
-    s.mac_before //= s.dispatch.mac_before
-    s.ready  = Wire()                     # decoded, and need not wait
-    s.executes = Wire()
+    def up_busy():
+      s.busy   @= concat( s.dma.store_busy, s.dma.load_busy, s.dispatch.busy )
+      s.behind @= concat( s.dma.store_busy, s.dma.load_busy, s.dispatch.busy[1:3], s.dispatch.mac_before )
 
     @update
-    def up_decode():
-      s.slot  @= s.first_slot + zext( s.here, SLOT_BITS )
-      s.holds @= 1
-      if s.cond == PREFILL:
-        s.holds @= ~s.score & ( s.pos < s.len )
-      elif s.cond == GENERATE:
-        s.holds @= ~s.score
-      elif s.cond == SCORE:
-        s.holds @= s.score
-      elif s.cond == LOGITS:
-        s.holds @= s.score | s.logits
-
-    @update
-    def up_needs():
-      s.needs @= s.mask
-      if ( s.opcode == EMIT ) | ( s.rel == BY_TOKEN ):
-        s.needs @= s.mask | ON_VEC
-      elif s.opcode == EMBED:
-        s.needs @= s.mask | ON_LOAD
-      s.early @= s.needs
-      if s.is_mac.ok & s.holds:
-        s.early @= s.needs & WRITERS
+    def up_decoded():
+      s.interlock.decoded @= ( s.state == DECODE ) & ( s.decoder.error == 0 )
 
     @update
     def up_waits():
-      s.busy   @= concat( s.storer.busy, s.loader.busy, s.dispatch.busy )
-      s.behind @= concat( s.storer.busy, s.loader.busy, s.dispatch.busy[1:3], s.mac_before )
-      s.lacks  @= s.early & s.busy
-      s.after  @= s.needs & s.behind
-      s.ready  @= ( s.state == DECODE ) & ( s.decoder.error == 0 ) & ( s.lacks == 0 )
-      s.executes @= s.ready & s.holds
       s.waits @= 0
-      if ( s.state == DECODE ) & ( s.decoder.error == 0 ):
-        s.waits @= s.lacks
+      if s.interlock.decoded:
+        s.waits @= s.interlock.lacks
       elif s.state == BEGIN:
-        s.waits @= s.after
+        s.waits @= s.interlock.after
       elif s.state == DRAIN:
         s.waits @= s.busy
 
-    #---------------------------------------------------------------------
-    # Control instructions
-    #---------------------------------------------------------------------
+    @update
+    def up_registers():
+      s.registers.enter  @= s.state == ENTER
+      s.registers.posted @= ( s.state == POST ) & s.reporter.ends & s.emits
 
-    s.unread   = Wire( 32 )               # LEN - POS
-    s.pass_rows = Wire( 20 )
-    s.limit_of = Wire( 20 )
-    s.advanced = Wire( 33 )
-    s.backward = Wire()
-    s.stuck    = Wire()
-    s.jumps    = Wire()
-    s.control_fault = Wire( 4 )
-    s.limit_of //= s.code[place( "PASS", "limit" )]
+    # Instructions ahead
 
     @update
-    def up_control():
-      s.unread    @= s.len - s.pos
-      s.pass_rows @= s.limit_of
-      if s.unread < zext( s.limit_of, 32 ):
-        s.pass_rows @= s.unread[0:20]
-      s.advanced  @= zext( s.pos, 33 ) + zext( s.rows, 33 )
-      s.backward  @= s.target <= s.here
-      s.stuck     @= s.backward & s.jumped & ( s.jump_pos == s.pos )
-      s.control_fault @= NONE
-      if ( s.opcode == PASS ) & ( s.pass_rows == 0 ):
-        s.control_fault @= BAD_POSITION
-      elif ( s.opcode == ADVANCE ) & ( s.advanced > zext( s.len, 33 ) ):
-        s.control_fault @= BAD_POSITION
-      elif ( s.opcode == JUMP ) & s.stuck:
-        s.control_fault @= NO_PROGRESS
-      elif ( s.opcode == EMIT ) & ( s.len > s.capacity ):
-        s.control_fault @= BAD_POSITION
-      elif ( s.opcode == HALT ) & ~s.may_end.ok:
-        s.control_fault @= BAD_FIELD
-      s.jumps @= s.executes & ( s.opcode == JUMP ) & ~s.stuck
-
-    #---------------------------------------------------------------------
-    # Addresses: one multiplier
-    #---------------------------------------------------------------------
-
-    s.rows_now = Wire( 8 )                # of this instruction
-    s.last_row = Wire( 20 )
-    s.offset   = Wire( 32 )               # value of the register that `rel` names
-    s.factor   = Wire( 32 )
-    s.distance = Wire( 32 )
-    s.product  = Wire( 64 )
-    s.moved    = Wire( SUM_BITS )
-    s.low      = Wire( SUM_BITS )         # first line, or src
-    s.high     = Wire( SUM_BITS )         # the line after the last one
-    s.row_size = Wire( 21 )               # lines of a row
-    s.row_width = Wire( 21 )              # scratchpad rows of a row
-
-    @update
-    def up_rows():
-      s.rows_now @= s.rows_of
-      if s.rows_of == 0:
-        s.rows_now @= s.rows[0:8]
-        if s.rows > 255:
-          s.rows_now @= 255
-      s.last_row @= 0
-      if s.rows != 0:
-        s.last_row @= s.rows - 1
-
-    @update
-    def up_offset():
-      s.offset @= 0
-      if s.rel == BY_POS:
-        s.offset @= s.pos
-      elif s.rel == BY_LAST:
-        s.offset @= zext( s.last_row, 32 )
-      elif s.rel == BY_TOKEN:
-        s.offset @= s.dispatch.token
-      elif s.rel == BY_LEN:
-        s.offset @= s.len
-
-    @update
-    def up_factors():
-      s.distance @= s.row_lines
-      if s.is_vec.ok:
-        s.distance @= zext( s.src_stride, 32 )
-      s.factor @= s.offset
-      if s.state == TOKENS:
-        s.factor @= s.tokens.out.msg
-      elif s.state == PLACE:
-        s.factor @= zext( s.rows_now, 32 ) - 1
-        if s.opcode == EMBED:
-          s.factor @= zext( s.vocab, 32 ) - 1
+    def up_ahead():
+      s.fetcher.hold    @= ( s.state < FETCH ) | ( s.state > POST )
+      s.fetcher.start   @= s.registers.jumps | ( s.state == ENTER )
+      s.fetcher.first   @= s.box.first_slot
+      if s.registers.jumps:
+        s.fetcher.first @= s.box.first_slot + zext( s.target, SLOT_BITS )
+      s.fetcher.out.rdy @= s.state == FETCH
 
     @update_ff
-    def ff_product():
-      s.product <<= zext( s.factor, 64 ) * zext( s.distance, 64 )
+    def ff_code():
+      if s.state == ENTER:
+        s.limit <<= s.box.end_slot
+      if ( s.state == FETCH ) & s.fetcher.out.val:
+        s.code <<= s.fetcher.out.msg
+
+    # Reports
 
     @update
-    def up_sums():
-      s.moved @= zext( s.product, SUM ) + zext( s.dram, SUM )
-      if s.is_vec.ok:
-        s.moved @= zext( s.product, SUM ) + zext( s.src, SUM )
-      s.row_size  @= ( zext( s.length, 21 ) + ( words_per_line - 1 ) ) >> line_shift
-      s.row_width @= ( zext( s.length, 21 ) + ( n - 1 ) ) >> lg
-      s.high      @= s.low + zext( s.product, SUM ) + zext( s.row_size, SUM )
+    def up_report():
+      s.reporter.start @= 0
+      s.reporter.kind  @= AT_START
+      if s.state == ENTER:
+        s.reporter.start @= 1
+      elif s.state == DECODE:
+        s.reporter.start @= s.interlock.executes & ( s.opcode == EMIT ) & ( s.registers.control_fault == 0 )
+        s.reporter.kind  @= AT_TOKEN
+      elif s.state == DRAIN:
+        s.reporter.start @= s.busy == 0
+        s.reporter.kind  @= AT_END
+      s.doorbell.rdy @= s.state == IDLE
+      s.finished.val @= s.state == TELL
+      s.finished.msg @= s.registers.status
 
     @update_ff
-    def ff_low():
-      if s.state == PLACE:
-        s.low <<= s.moved
-
-    s.src_now = Wire( 24 )
-
-    @update
-    def up_src():
-      s.src_now @= s.src
-      if s.rel != 0:
-        s.src_now @= s.low[0:24]
-        if s.low > zext( FAR, SUM ):
-          s.src_now @= FAR
-
-    #---------------------------------------------------------------------
-    # Engines
-    #---------------------------------------------------------------------
-
-    s.dispatch.opcode   //= s.opcode
-    s.dispatch.operands //= s.code[32:INSTRUCTION_BITS]
-    s.dispatch.rows     //= s.rows_now
-    s.dispatch.src      //= s.src_now
-    s.dispatch.pos      //= s.pos
-    s.dispatch.lines    //= s.lines
-    s.dispatch.writable //= s.writable
-    s.dispatch.unit[0]  //= s.is_mac.ok
-    s.dispatch.unit[1]  //= s.is_vec.ok
-    s.dispatch.unit[2]  //= s.is_att.ok
-
-    @update
-    def up_dispatch():
-      s.dispatch.send   @= s.state == SEND
-      s.dispatch.await_ @= s.state == ANSWER
-      s.dispatch.go  @= ( s.state == BEGIN ) & ( s.after == 0 )
-      s.dispatch.clear  @= s.state < ENTER
-
-    #---------------------------------------------------------------------
-    # LOAD, STORE, EMBED
-    #---------------------------------------------------------------------
-
-    s.is_store  = Wire()
-    s.is_embed  = Wire()
-    s.dma_fault = Wire( 4 )
-    s.last_pos  = Wire( 33 )
-
-    s.range_.rows   //= s.rows_now
-    s.spad_row    = Wire( 24 )
-    s.spad_stride = Wire( 16 )
-
-    @update
-    def up_check():
-      s.is_store @= s.opcode == STORE
-      s.is_embed @= s.opcode == EMBED
-      s.spad_row    @= s.dst
-      s.spad_stride @= s.dst_stride
-      if s.is_store:
-        s.spad_row    @= s.src
-        s.spad_stride @= s.src_stride
-      s.range_.base   @= s.spad_row
-      s.range_.stride @= s.spad_stride
-      s.range_.width  @= zext( s.row_width, 28 )
-      s.last_pos      @= zext( s.pos, 33 ) + zext( s.rows_now, 33 )
-
-    @update
-    def up_dma_fault():
-      s.dma_fault @= NONE
-      if ( s.rows_now == 0 ) | ( s.length == 0 ) | ( s.is_embed & ( s.vocab == 0 ) ):
-        s.dma_fault @= ZERO_SIZE
-      elif s.rows_now > m_max:
-        s.dma_fault @= BAD_SIZE
-      elif s.is_embed & ( s.last_pos > zext( s.len, 33 ) ):
-        s.dma_fault @= BAD_POSITION
-      elif ( s.high > zext( s.lines, SUM ) ) | ( s.is_store & ( s.low < zext( s.writable, SUM ) ) ):
-        s.dma_fault @= BAD_DRAM
-      elif ~s.range_.ok:
-        s.dma_fault @= BAD_SPAD
-
-    # Strides in the scratchpad's width: the range is checked.
-    s.stride = Wire( SPAD )
-    same     = min( d.spad_addr_bits, 16 )
-    s.stride[0:same] //= s.spad_stride[0:same]
-    for b in range( same, d.spad_addr_bits ):
-      s.stride[b] //= 0
-    for msg in ( s.loader.job.msg, s.storer.job.msg ):
-      connect( msg.dram, s.low[0:32] )
-      connect( msg.row_lines, s.row_lines )
-      connect( msg.spad, s.spad_row[0 : d.spad_addr_bits] )
-      connect( msg.stride, s.stride )
-      connect( msg.rows, s.rows_now )
-      connect( msg.length, s.length )
-    s.loader.job.msg.gather //= s.is_embed
-    s.queued = Wire()                     # the job is taken in this cycle
-
-    @update
-    def up_job():
-      s.loader.job.val @= ( s.state == JOB ) & ~s.is_store
-      s.storer.job.val @= ( s.state == JOB ) & s.is_store
-      s.queued @= ( s.loader.job.val & s.loader.job.rdy ) | ( s.storer.job.val & s.storer.job.rdy )
-
-    # Tokens: one a cycle through the multiplier into the load unit's table, a cycle later
-
-    s.read_rows = Wire( 8 )               # tokens read
-    s.wrong     = Wire()                  # one of them is not in the table
-    s.took      = Wire()                  # the product is a token's
-    s.took_row  = Wire( INDEX )
-    s.all_read  = Wire()
-
-    @update
-    def up_tokens():
-      s.tokens.start   @= ( s.state == QUIET ) & s.fetcher.quiet
-      s.tokens.first   @= ( zext( s.token_line, 36 ) << line_shift ) + zext( s.pos, 36 )
-      s.tokens.count   @= s.rows_now
-      s.tokens.out.rdy @= s.state == TOKENS
-      s.all_read       @= s.read_rows == s.rows_now
-      s.loader.table_en   @= s.took
-      s.loader.table_row  @= s.took_row
-      s.loader.table_line @= s.product[0:32] + s.dram
-
-    @update_ff
-    def ff_tokens():
-      s.took     <<= ~s.reset & s.tokens.out.val & s.tokens.out.rdy
-      s.took_row <<= s.read_rows[0:index_bits]
-      if s.state == QUIET:
-        s.read_rows <<= 0
-        s.wrong     <<= 0
-      elif s.tokens.out.val & s.tokens.out.rdy:
-        s.read_rows <<= s.read_rows + 1
-        s.wrong     <<= s.wrong | ( s.tokens.out.msg >= zext( s.vocab, 32 ) )
+    def ff_emits():
+      if s.reporter.start:
+        s.emits <<= s.state == DECODE
 
     #---------------------------------------------------------------------
     # States
     #---------------------------------------------------------------------
 
-    s.fault   = Wire( 4 )                 # what ends the run in this cycle
-    s.emitted = Wire( 4 )                 # status after EMIT
-    s.emits   = Wire()                    # the report is EMIT's
-    s.steps   = Wire()                    # PC goes on
+    s.slot = Wire( SLOT_BITS )            # where PC points
 
     @update
     def up_fault():
+      s.slot  @= s.box.first_slot + zext( s.registers.pc, SLOT_BITS )
       s.fault @= NONE
       if s.state == FETCH:
-        if s.here >= s.code_count:
+        if s.registers.pc >= s.box.code_count:
           s.fault @= BAD_PC
         elif s.slot >= s.limit:
           s.fault @= BAD_DRAM
       elif s.state == DECODE:
         if s.decoder.error != 0:
           s.fault @= s.decoder.error
-        elif s.executes:
-          if s.is_control.ok:
-            s.fault @= s.control_fault
-          elif ( s.rel != 0 ) & ~s.may_move.ok:
+        elif s.interlock.executes:
+          if s.decoder.is_control:
+            s.fault @= s.registers.control_fault
+          elif ( s.rel != 0 ) & ~s.decoder.may_move:
             s.fault @= BAD_FIELD
       elif s.state == CHECK:
-        s.fault @= s.dma_fault
+        s.fault @= s.dma.fault
       elif s.state == ANSWER:
         if s.dispatch.answered:
           s.fault @= s.dispatch.answer
       elif s.state == TOKENS:
-        if s.all_read & s.wrong:
+        if s.dma.all_read & s.dma.bad_token:
           s.fault @= BAD_TOKEN
       elif s.state == POST:
-        if s.reporter.ends & s.box_bad:
+        if s.reporter.ends & s.box.bad:
           s.fault @= BAD_MAILBOX
-
-    @update
-    def up_emitted():
-      s.emitted @= RUNNING
-      if s.ends_eos:
-        s.emitted @= EOS
-      elif s.count == s.max_count:
-        s.emitted @= LIMIT
-      elif s.len > s.capacity:
-        s.emitted @= CONTEXT
 
     @update
     def up_steps():
       s.steps @= 0
       if s.state == DECODE:
-        s.steps @= ( ( s.ready & ~s.holds ) | ( s.executes & s.is_control.ok & ( s.opcode != EMIT )
-                                                & ( s.opcode != HALT ) ) )
+        s.steps @= ( s.interlock.skips | ( s.interlock.executes & s.decoder.is_control & ( s.opcode != EMIT )
+                                           & ( s.opcode != HALT ) ) )
       elif s.state == ANSWER:
-        s.steps @= s.dispatch.answered & ~s.is_mac.ok
+        s.steps @= s.dispatch.answered & ~s.decoder.is_mac
       elif s.state == BEGIN:
         s.steps @= s.dispatch.gone
       elif s.state == JOB:
-        s.steps @= s.queued
+        s.steps @= s.dma.pushed
       elif s.state == POST:
-        s.steps @= s.reporter.ends & s.emits & ( s.emitted == RUNNING )
+        s.steps @= s.reporter.ends & s.emits & ( s.registers.emitted == RUNNING )
       if s.fault != 0:
         s.steps @= 0
 
@@ -710,12 +398,12 @@ class ControllerRTL( Component ):
         if s.fetcher.out.val:
           s.state <<= DECODE
       elif s.state == DECODE:
-        if s.executes:
+        if s.interlock.executes:
           if s.opcode == EMIT:
             s.state <<= POST
           elif s.opcode == HALT:
             s.state <<= DRAIN
-          elif s.is_mac.ok | s.is_att.ok | ( s.is_vec.ok & ( s.rel == 0 ) ):
+          elif s.decoder.is_mac | s.decoder.is_att | ( s.decoder.is_vec & ( s.rel == 0 ) ):
             s.state <<= SEND
           else:
             s.state <<= OFFSET
@@ -723,11 +411,11 @@ class ControllerRTL( Component ):
         s.state <<= PLACE
       elif s.state == PLACE:
         s.state <<= CHECK
-        if s.is_vec.ok:
+        if s.decoder.is_vec:
           s.state <<= SEND
       elif s.state == CHECK:
         s.state <<= JOB
-        if s.is_embed:
+        if s.decoder.is_embed:
           s.state <<= QUIET
       elif s.state == SEND:
         if s.dispatch.sent:
@@ -744,7 +432,7 @@ class ControllerRTL( Component ):
         if s.fetcher.quiet:
           s.state <<= TOKENS
       elif s.state == TOKENS:
-        if s.all_read:
+        if s.dma.all_read:
           s.state <<= JOB
       elif s.state == DRAIN:
         if s.busy == 0:
@@ -756,93 +444,5 @@ class ControllerRTL( Component ):
         if s.finished.rdy:
           s.state <<= IDLE
 
-    @update_ff
-    def ff_registers():
-      if s.reset:
-        s.here <<= 0
-      elif s.state == ENTER:
-        s.pos    <<= s.first_pos
-        s.len    <<= s.first_len
-        s.rows   <<= 0
-        s.count  <<= 0
-        s.here   <<= 0
-        s.jumped <<= 0
-        s.status <<= RUNNING
-        s.error  <<= NONE
-        s.limit  <<= s.memory_end
-        if s.code_end < s.memory_end:
-          s.limit <<= s.code_end
-        if s.box_bad:
-          s.limit <<= 0
-      elif s.steps:
-        s.here <<= s.here + 1
-        if s.jumps:
-          s.here <<= s.target
-      if s.executes & ( s.control_fault == 0 ):
-        if s.opcode == PASS:
-          s.rows <<= s.pass_rows
-        elif s.opcode == SETROWS:
-          s.rows <<= zext( s.rows_of, 20 )
-        elif s.opcode == ADVANCE:
-          s.pos <<= s.advanced[0:32]
-        elif s.opcode == EMIT:
-          s.len   <<= s.len + 1
-          s.count <<= s.count + 1
-        elif s.opcode == HALT:
-          s.status <<= s.end_status[0:4]
-      if s.jumps & s.backward:
-        s.jumped   <<= 1
-        s.jump_pos <<= s.pos
-      if ( s.state == POST ) & s.reporter.ends & s.emits:
-        s.status <<= s.emitted
-      if s.fault != 0:
-        s.status <<= FAILED
-        s.error  <<= s.fault
-
-    @update_ff
-    def ff_code():
-      if ( s.state == FETCH ) & s.fetcher.out.val:
-        s.code <<= s.fetcher.out.msg
-
-    @update
-    def up_ahead():
-      s.fetcher.hold    @= ~s.fetches
-      s.fetcher.limit   @= s.limit
-      s.fetcher.start   @= s.jumps | ( s.state == ENTER )
-      s.fetcher.first   @= s.first_slot
-      if s.jumps:
-        s.fetcher.first @= s.first_slot + zext( s.target, SLOT_BITS )
-      s.fetcher.out.rdy @= s.state == FETCH
-
-    s.reporter.pos    //= s.pos
-    s.reporter.len    //= s.len
-    s.reporter.status //= s.status
-    s.reporter.error  //= s.error
-    s.reporter.pc     //= s.here
-    s.reporter.count  //= s.count
-    s.reporter.token  //= s.dispatch.token
-    s.reporter.tokens //= s.token_line
-
-    @update
-    def up_report():
-      s.reporter.start @= 0
-      s.reporter.kind  @= AT_START
-      if s.state == ENTER:
-        s.reporter.start @= 1
-      elif s.state == DECODE:
-        s.reporter.start @= s.executes & ( s.opcode == EMIT ) & ( s.control_fault == 0 )
-        s.reporter.kind  @= AT_TOKEN
-      elif s.state == DRAIN:
-        s.reporter.start @= s.busy == 0
-        s.reporter.kind  @= AT_END
-      s.doorbell.rdy @= s.state == IDLE
-      s.finished.val @= s.state == TELL
-      s.finished.msg @= s.status
-
-    @update_ff
-    def ff_emits():
-      if s.reporter.start:
-        s.emits <<= s.state == DECODE
-
   def line_trace( s ):
-    return f"{s.state}:{s.here}:{s.waits}"
+    return f"{s.state}:{s.pc}:{s.waits}"

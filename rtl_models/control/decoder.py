@@ -1,4 +1,4 @@
-"""Instruction fields as wires, and whether an instruction is defined at all.
+"""Instruction fields as wires, what an instruction is, and whether it is defined at all.
 
 Everything here is made from the tables of `npu.arch.isa`: no encoding is written twice.
 """
@@ -8,7 +8,7 @@ from enum import IntFlag
 from pymtl3 import *
 from pymtl3.passes.backends.verilog import VerilogTranslationPass
 
-from npu.arch.isa import BY_MNEMONIC, FORMATS, INSTRUCTION_BYTES, OPCODE, Error
+from npu.arch.isa import BY_MNEMONIC, FORMATS, INSTRUCTION_BYTES, OPCODE, Error, Unit
 
 INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
 OPERAND_BITS     = INSTRUCTION_BITS - 32    # without word 0
@@ -77,7 +77,7 @@ def values_of( mnemonic, name ):
   return Member( f"{mnemonic}_{name}", f.width, [ v for v in range( 1 << f.width ) if is_defined( f, v ) ] )
 
 class Decoder( Component ):
-  """`error` is what `npu.arch.isa.decode` says of an instruction: BAD_OPCODE, BAD_FIELD or NONE. Combinational.
+  """Combinational.
 
   Ports
   -----
@@ -85,25 +85,44 @@ class Decoder( Component ):
     Fields; `mask` is `wait`.
   kind
     What stands in the place of GEMM's mode, CONVERT's formats and HALT's status.
+  error
+    What `npu.arch.isa.decode` says of the instruction: BAD_OPCODE, BAD_FIELD or NONE.
+  is_control, is_mac, is_vec, is_att
+    The unit that it is for; none of them: LOAD or STORE.
+  is_embed
+    It is EMBED.
+  may_move
+    It has an address that `rel` moves.
   """
 
   def construct( s ):
     s.set_metadata( VerilogTranslationPass.explicit_module_name, "Decoder" )
     NONE, BAD_OPCODE, BAD_FIELD = Bits4( Error.NONE ), Bits4( Error.BAD_OPCODE ), Bits4( Error.BAD_FIELD )
-    GEMM, CONVERT, HALT = ( Bits8( BY_MNEMONIC[m].opcode ) for m in ( "GEMM", "CONVERT", "HALT" ) )
+    GEMM, CONVERT, HALT, EMBED = ( Bits8( BY_MNEMONIC[m].opcode ) for m in ( "GEMM", "CONVERT", "HALT", "EMBED" ) )
 
     # Interface
 
-    s.opcode = InPort( 8 )
-    s.cond   = InPort( 4 )
-    s.mask   = InPort( 8 )
-    s.rel    = InPort( 4 )
-    s.kind   = InPort( 8 )
-    s.flags  = InPort( 8 )
-    s.error  = OutPort( 4 )
+    s.opcode     = InPort( 8 )
+    s.cond       = InPort( 4 )
+    s.mask       = InPort( 8 )
+    s.rel        = InPort( 4 )
+    s.kind       = InPort( 8 )
+    s.flags      = InPort( 8 )
+    s.error      = OutPort( 4 )
+    s.is_control = OutPort()
+    s.is_mac     = OutPort()
+    s.is_vec     = OutPort()
+    s.is_att     = OutPort()
+    s.is_embed   = OutPort()
+    s.may_move   = OutPort()
 
     # Components
 
+    s.control    = opcode_set( "control", opcodes_of( Unit.CTRL ) )
+    s.mac        = opcode_set( "mac", opcodes_of( Unit.MAC ) )
+    s.vec        = opcode_set( "vec", opcodes_of( Unit.VEC ) )
+    s.att        = opcode_set( "att", opcodes_of( Unit.ATT ) )
+    s.moves      = opcode_set( "may_move", opcodes( "LOAD", "STORE" ) | opcodes_with( Unit.VEC, "src_stride" ) )
     s.known      = opcode_set( "known", { f.opcode for f in FORMATS } )
     s.ok_cond    = values_of( "WAIT", "cond" )
     s.ok_mask    = values_of( "WAIT", "wait" )
@@ -115,6 +134,11 @@ class Decoder( Component ):
 
     # Connections
 
+    for member, port in ( ( s.control, s.is_control ), ( s.mac, s.is_mac ), ( s.vec, s.is_vec ), ( s.att, s.is_att ),
+                          ( s.moves, s.may_move ) ):
+      connect( member.value, s.opcode )
+      connect( member.ok, port )
+    s.is_embed         //= lambda: s.opcode == EMBED
     s.known.value      //= s.opcode
     s.ok_cond.value    //= s.cond
     s.ok_mask.value    //= s.mask
