@@ -4,6 +4,7 @@ SELECTED = "(test_rows and not n8 and not n16) or test_long_rows or test_bad or 
 
 CHECK    = "rtl_models/attention/check.py"
 APPEND   = "rtl_models/attention/append.py"
+COMMAND  = "rtl_models/attention/command.py"
 SEQUENCE = "rtl_models/attention/sequence.py"
 CHUNKS   = "rtl_models/attention/chunks.py"
 TILES    = "rtl_models/attention/tiles.py"
@@ -49,6 +50,6 @@ MUTATIONS = (
   ( "later keys count", LANE, "        if s.none:\n", "        if s.reset:\n" ),
   ( "output not started anew", OUTPUT, "        if s.fresh:\n", "        if s.reset:\n" ),
   ( "write stall ignored", ENGINE, "s.v[8] & s.wr.rdy & s.results.val", "s.v[8] & s.results.val" ),
-  ( "outputs read before they are written", ENGINE, " & ( s.at_o == s.at_w )", "" ),
-  ( "a sweep too many", ENGINE, "( ROWS_PER_TOKEN - 1 )", "ROWS_PER_TOKEN" ),
+  ( "outputs read before they are written", ENGINE, " & s.ring.o_oldest", "" ),
+  ( "a sweep too many", COMMAND, "( ROWS_PER_TOKEN - 1 )", "ROWS_PER_TOKEN" ),
 )
