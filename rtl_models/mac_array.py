@@ -1,6 +1,7 @@
 """MAC array, register-transfer level: weight-stationary n x n multipliers behind a stream of weights.
 
-    cmd --+--> StreamReader --beats--> WeightLoader --shadow weights--> n x MacColumn --> n x MacOutput --> wr
+    cmd --> MacCheck --> ack
+          +--> StreamReader --beats--> WeightLoader --shadow weights--> n x MacColumn --> n x MacOutput --> wr
           |       ^  v mem                  scales, biases ------------------------------^
           +--> sequencer --act--> activation rows ------------------------^     res: residual rows
 
@@ -15,10 +16,10 @@ from pymtl3.stdlib.stream import NormalQueueRTL
 from pymtl3.stdlib.stream.ifcs import MasterIfcRTL, RecvIfcRTL, SendIfcRTL
 
 from npu.arch.config import clog2
-from npu.arch.isa import Error, GemmMode
+from npu.arch.isa import GemmMode
 from npu.arch.messages import Ack, Done, mk_gemm_cmd, mk_mem_read_req, mk_spad_write, mk_stream_req
-from rtl_models.common.range_check import RangeCheck
 from rtl_models.common.stream_reader import StreamReader
+from rtl_models.mac.check import MacCheck
 from rtl_models.mac.column import MacColumn
 from rtl_models.mac.operand_decode import OperandDecode
 from rtl_models.mac.output import K_BITS, MacOutput
@@ -57,16 +58,11 @@ class MacArrayRTL( Component ):
     ROW   = mk_bits( d.row_count_bits )
     K     = mk_bits( K_BITS )
     CMD   = mk_gemm_cmd( cfg )
-    LINES = mk_bits( 48 )                     # an end address in lines, wide enough for any command
     WRITE = mk_spad_write( cfg )
     META  = mk_bitstruct( f"MacRow_m{d.row_count_bits}", {
       "row": ROW, "first": Bits1, "last": Bits1, "first_sum": Bits1, "last_sum": Bits1, "last_row": Bits1,
       "exp": Bits8 } )
-    m_max, k_max = cfg.m_max, cfg.k_max
-    I16_I16, I8_I8, I16_G4, I16_G8, BF16, FP16 = ( int( m ) for m in (
-      GemmMode.I16_I16, GemmMode.I8_I8, GemmMode.I16_G4, GemmMode.I16_G8, GemmMode.BF16, GemmMode.FP16 ) )
-    ZERO_SIZE, BAD_FIELD, BAD_SIZE, BAD_DRAM, BAD_SPAD = ( int( e ) for e in (
-      Error.ZERO_SIZE, Error.BAD_FIELD, Error.BAD_SIZE, Error.BAD_DRAM, Error.BAD_SPAD ) )
+    I8_I8, BF16, FP16 = ( int( m ) for m in ( GemmMode.I8_I8, GemmMode.BF16, GemmMode.FP16 ) )
 
     # Interface
 
@@ -81,123 +77,51 @@ class MacArrayRTL( Component ):
 
     # Components
 
+    s.check   = MacCheck( cfg )
     s.acks    = NormalQueueRTL( Ack, 2 )
     s.todo    = NormalQueueRTL( CMD, 2 )      # to compute
     s.fetch   = NormalQueueRTL( CMD, 2 )      # to stream; the requests for the reader in step with it
     s.streams = NormalQueueRTL( mk_stream_req( cfg ), 2 )
-    s.in_spad = [ RangeCheck( cfg ) for _ in range( 3 ) ]   # src, dst, src2
-    s.reader = StreamReader( cfg )
-    s.loader = WeightLoader( cfg )
-    s.acts   = RowReader( cfg )
-    s.ress   = RowReader( cfg )
-    s.column = [ MacColumn( n ) for _ in range( n ) ]
-    s.lane = [ MacOutput( cfg ) for _ in range( n ) ]
-    s.decode = [ OperandDecode() for _ in range( n ) ]
+    s.reader  = StreamReader( cfg )
+    s.loader  = WeightLoader( cfg )
+    s.acts    = RowReader( cfg )
+    s.ress    = RowReader( cfg )
+    s.column  = [ MacColumn( n ) for _ in range( n ) ]
+    s.lane    = [ MacOutput( cfg ) for _ in range( n ) ]
+    s.decode  = [ OperandDecode() for _ in range( n ) ]
 
     # Connections
 
+    s.check.cmd    //= s.cmd.msg
     s.acks.send    //= s.ack
     s.streams.send //= s.reader.start
     s.fetch.send   //= s.loader.start
-    s.reader.mem //= s.mem
-    s.reader.out //= s.loader.beats
-    s.acts.mem   //= s.act
-    s.ress.mem   //= s.res
+    s.reader.mem   //= s.mem
+    s.reader.out   //= s.loader.beats
+    s.acts.mem     //= s.act
+    s.ress.mem     //= s.res
 
     #---------------------------------------------------------------------
     # Commands: check, then queue for the stream and for the arithmetic
     #---------------------------------------------------------------------
 
-    beat_shift = clog2( d.beats_per_line )
+    beat_shift     = clog2( d.beats_per_line )
     beat_addr_bits = d.beat_addr_bits
-    # Beats of a tile. (Sums of constants inside a block are computed in the width of the constants.)
-    tile_shift8, tile_shift16 = clog2( n // 4 ), clog2( n // 2 )
-    line_round = d.beats_per_line - 1
-    s.c_k      = Wire( 28 )                   # K tiles
-    s.c_n      = Wire( 28 )                   # output tiles
-    s.c_beats  = Wire( LINES )                # beats of an output tile
-    s.c_groups = Wire( LINES )
-    s.c_total  = Wire( LINES )                # beats of the stream
-    s.c_end    = Wire( LINES )                # the line after it
-
-    @update
-    def up_size():
-      s.c_k @= ( zext( s.cmd.msg.k, 28 ) + ( n - 1 ) ) >> lg
-      s.c_n @= ( zext( s.cmd.msg.cols, 28 ) + ( n - 1 ) ) >> lg
-      s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 5
-      if s.cmd.msg.group == 2:
-        s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 6
-      elif s.cmd.msg.group == 3:
-        s.c_groups @= zext( s.cmd.msg.k, LINES ) >> 7
-      s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift8 ) + 1
-      if s.cmd.msg.mode == I16_G4:
-        s.c_beats @= ( ( zext( s.c_k, LINES ) << tile_shift8 ) >> 1 ) + s.c_groups
-      elif s.cmd.msg.mode == I16_G8:
-        s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift8 ) + s.c_groups
-      elif s.cmd.msg.mode == I16_I16:
-        s.c_beats @= ( zext( s.c_k, LINES ) << tile_shift16 ) + 1
-      elif s.cmd.msg.mode >= BF16:
-        s.c_beats @= zext( s.c_k, LINES ) << tile_shift16
-      s.c_total @= ( s.c_beats + zext( s.cmd.msg.bias, LINES ) ) * zext( s.c_n, LINES )
-      s.c_end   @= zext( s.cmd.msg.dram, LINES ) + ( ( s.c_total + line_round ) >> beat_shift )
-
-    for c in s.in_spad:
-      c.rows //= s.cmd.msg.rows
-    s.in_spad[0].base   //= s.cmd.msg.src
-    s.in_spad[0].stride //= s.cmd.msg.src_stride
-    s.in_spad[0].width  //= s.c_k
-    s.in_spad[1].base   //= s.cmd.msg.dst
-    s.in_spad[1].stride //= s.cmd.msg.dst_stride
-    s.in_spad[1].width  //= s.c_n
-    s.in_spad[2].base   //= s.cmd.msg.src2
-    s.in_spad[2].stride //= s.cmd.msg.dst_stride
-    s.in_spad[2].width  //= s.c_n
-
-    s.error   = Wire( Ack )
-    s.grouped = Wire()
-    s.ragged  = Wire()                        # K is not a multiple of the group
-
-    @update
-    def up_check():
-      s.grouped @= ( s.cmd.msg.mode == I16_G4 ) | ( s.cmd.msg.mode == I16_G8 )
-      s.ragged  @= s.cmd.msg.k[0:5] != 0
-      if s.cmd.msg.group == 2:
-        s.ragged @= s.cmd.msg.k[0:6] != 0
-      elif s.cmd.msg.group == 3:
-        s.ragged @= s.cmd.msg.k[0:7] != 0
-      s.error @= 0
-      if ( s.cmd.msg.rows == 0 ) | ( s.cmd.msg.k == 0 ) | ( s.cmd.msg.cols == 0 ):
-        s.error @= ZERO_SIZE
-      elif ( s.cmd.msg.mode > FP16 ) | ( s.cmd.msg.group > 3 ):
-        s.error @= BAD_FIELD
-      elif ( s.cmd.msg.rows > m_max ) | ( zext( s.cmd.msg.k, 32 ) > k_max ):
-        s.error @= BAD_SIZE
-      elif s.grouped != ( s.cmd.msg.group != 0 ):
-        s.error @= BAD_SIZE
-      elif s.grouped & s.ragged:
-        s.error @= BAD_SIZE
-      elif s.c_total[32:48] != 0:
-        s.error @= BAD_SIZE
-      elif s.c_end > zext( s.cmd.msg.lines, LINES ):
-        s.error @= BAD_DRAM
-      elif ~s.in_spad[0].ok | ~s.in_spad[1].ok | ( s.cmd.msg.residual & ~s.in_spad[2].ok ):
-        s.error @= BAD_SPAD
-
     s.take = Wire()
 
     @update
     def up_take():
       s.cmd.rdy            @= s.todo.recv.rdy & s.fetch.recv.rdy & s.streams.recv.rdy & s.acks.recv.rdy
-      s.take               @= s.cmd.val & s.cmd.rdy & ( s.error == 0 )
+      s.take               @= s.cmd.val & s.cmd.rdy & ( s.check.error == 0 )
       s.acks.recv.val      @= s.cmd.val & s.cmd.rdy
-      s.acks.recv.msg      @= s.error
+      s.acks.recv.msg      @= s.check.error
       s.todo.recv.val      @= s.take
       s.todo.recv.msg      @= s.cmd.msg
       s.fetch.recv.val     @= s.take
       s.fetch.recv.msg     @= s.cmd.msg
       s.streams.recv.val   @= s.take
       s.streams.recv.msg.addr  @= zext( s.cmd.msg.dram, beat_addr_bits ) << beat_shift
-      s.streams.recv.msg.beats @= trunc( s.c_total, 32 )
+      s.streams.recv.msg.beats @= s.check.beats
 
     #---------------------------------------------------------------------
     # The command that is computed
