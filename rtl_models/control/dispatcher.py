@@ -55,8 +55,8 @@ class Dispatcher( Component ):
     s.await_      = InPort()
     s.answered    = OutPort()
     s.answer      = OutPort( 4 )
-    s.go       = InPort()
-    s.gone       = OutPort()
+    s.go          = InPort()
+    s.gone        = OutPort()
     s.clear       = InPort()
     s.busy        = OutPort( 3 )
     s.mac_before  = OutPort()
@@ -213,7 +213,7 @@ class Dispatcher( Component ):
     def up_start():
       s.mac_start.val @= s.go
       s.mac_start.msg @= 1
-      s.gone         @= s.go & s.mac_start.rdy
+      s.gone          @= s.go & s.mac_start.rdy
 
     @update
     def up_busy():

@@ -70,7 +70,7 @@ class LoadUnit( Component ):
     # Components
 
     s.queue  = NormalQueueRTL( JOB, JOBS )
-    s.places  = RegisterFile( Bits32, table_rows( cfg ) )
+    s.places = RegisterFile( Bits32, table_rows( cfg ) )
     s.reader = StreamReader( cfg )
     s.target = AddressWalk( d.spad_addr_bits )
     s.state  = Wire( 2 )
@@ -86,10 +86,10 @@ class LoadUnit( Component ):
 
     s.job               //= s.queue.recv
     s.reader.mem        //= s.mem
-    s.places.wen[0]      //= s.table_en
-    s.places.waddr[0]    //= s.table_row
-    s.places.wdata[0]    //= s.table_line
-    s.places.raddr[0]    //= s.index
+    s.places.wen[0]     //= s.table_en
+    s.places.waddr[0]   //= s.table_row
+    s.places.wdata[0]   //= s.table_line
+    s.places.raddr[0]   //= s.index
     s.target.base       //= s.now.spad
     s.target.stride     //= s.now.stride
     s.target.rows       //= s.now.rows
