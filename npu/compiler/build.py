@@ -13,8 +13,9 @@ from npu.arch.isa import encode
 from npu.arch.mailbox import MAILBOX_WORDS, Word
 from npu.arch.numerics.fp32 import F32
 from npu.arch.weight_stream import StreamLayout, pack
-from npu.compiler.checkpoint import Checkpoint, find_model, read_config, tensor_shapes
+from npu.compiler.checkpoint import tensor_shapes
 from npu.compiler.image import create_image
+from npu.compiler.model import Model, open_model
 from npu.compiler.precision import get_precision
 from npu.compiler.program import NORMS_PER_LAYER, Program, Region, build, head_order
 from npu.compiler.quantize_weights import quantize_weights
@@ -60,13 +61,13 @@ def mailbox_words( program: Program ) -> NDArray[np.uint32]:
 class _Source:
   """Reads tensors and lays them out as the program expects them."""
 
-  def __init__( self, program: Program, checkpoint: Checkpoint ) -> None:
-    self.program, self.checkpoint = program, checkpoint
+  def __init__( self, program: Program, model: Model ) -> None:
+    self.program, self.model = program, model
     self.shape  = program.shape
     self.shapes = tensor_shapes( program.shape.model )
 
   def read( self, name: str, start: int = 0, stop: int | None = None ) -> F32:
-    return self.checkpoint.read( name, self.shapes[name], start, stop )
+    return self.model.read( name, self.shapes[name], start, stop )
 
   def stream( self, layout: StreamLayout, w: F32, bias: F32 | None = None ) -> NDArray[np.uint32]:
     """w [K, N], padded already, as a weight stream."""
@@ -171,14 +172,14 @@ def manifest( program: Program, name: str ) -> dict[str, Any]:
            "instructions": len( program.instructions ), "logits_row_bytes": program.logits_row_bytes,
            "regions": [ asdict( r ) for r in program.memory.regions.values() ] }
 
-def compile_model( model: str, output: Path, cfg: NpuConfig, precision: str, context: int | None = None,
+def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, precision: str, context: int | None = None,
                    pass_rows: int | None = None, progress: Progress | None = None ) -> Program:
   """Compile a checkpoint to an image file.
 
   Parameters
   ----------
   model
-    A checkpoint folder or an embedded model's name.
+    As `npu.compiler.model.open_model` takes or returns it.
   context
     Positions to provide for; default: the model's own, at most 4,096.
   progress
@@ -190,17 +191,16 @@ def compile_model( model: str, output: Path, cfg: NpuConfig, precision: str, con
     The checkpoint is not one that the NPU can run, does not fit the configuration, or the file cannot be
     written. Nothing is left half-written.
   """
-  folder = find_model( model )
-  dims   = read_config( folder )
+  opened = open_model( model ) if isinstance( model, str | Path ) else model
+  dims = opened.dims
   if context is None:
     context = min( dims.context, DEFAULT_CONTEXT )
   if not 1 <= context <= dims.context:
-    raise NpuError( f"context is {context}; {folder} was made for 1 to {dims.context} positions" )
-  checkpoint = Checkpoint( folder )
+    raise NpuError( f"context is {context}; {opened.path} was made for 1 to {dims.context} positions" )
   for name, shape in tensor_shapes( dims ).items():
-    checkpoint.check( name, shape )
+    opened.check( name, shape )
   program = build( dims, cfg, get_precision( precision ), context, pass_rows )
-  source  = _Source( program, checkpoint )
+  source  = _Source( program, opened )
   stored: list[Region] = [ r for r in program.memory.regions.values() if r.stored ]
   total   = sum( r.size for r in stored )
   with create_image( output ) as image:
@@ -211,5 +211,5 @@ def compile_model( model: str, output: Path, cfg: NpuConfig, precision: str, con
         if progress:
           progress( min( image.written, total ), total )
       assert image.written == region.line * LINE_BYTES + region.size, region.name
-    image.finish( manifest( program, folder.resolve().name ), program.memory.lines * LINE_BYTES )
+    image.finish( manifest( program, opened.name ), program.memory.lines * LINE_BYTES )
   return program

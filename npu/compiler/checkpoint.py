@@ -50,7 +50,8 @@ class ModelConfig:
   tied: bool
   eos_tokens: tuple[int, ...]
 
-def _read_json( path: Path ) -> dict[str, Any]:
+def read_json( path: Path ) -> dict[str, Any]:
+  """A JSON object from a file of a checkpoint; NpuError if there is none."""
   try:
     data = json.loads( path.read_text() )
   except FileNotFoundError:
@@ -81,7 +82,7 @@ def _refuse_unsupported( data: dict[str, Any], path: Path ) -> None:
 def _eos_tokens( folder: Path, data: dict[str, Any], vocab_size: int ) -> tuple[int, ...]:
   """EOS ids of generation_config.json, or else of config.json."""
   path = folder / "generation_config.json"
-  eos  = _read_json( path ).get( "eos_token_id" ) if path.exists() else None
+  eos  = read_json( path ).get( "eos_token_id" ) if path.exists() else None
   if eos is None:
     path, eos = folder / "config.json", data.get( "eos_token_id" )
   tokens = [] if eos is None else eos if isinstance( eos, list ) else [ eos ]
@@ -100,7 +101,7 @@ def read_config( folder: Path ) -> ModelConfig:
     The file is missing or broken, the model is not a dense Qwen2, or dimensions contradict each other.
   """
   path = folder / "config.json"
-  data = _read_json( path )
+  data = read_json( path )
   _refuse_unsupported( data, path )
 
   def positive( key: str, default: int | None = None ) -> int:
@@ -149,7 +150,7 @@ class Checkpoint:
     self._open: dict[Path, Any] = {}
     index = folder / "model.safetensors.index.json"
     if index.exists():
-      weight_map = _read_json( index ).get( "weight_map" )
+      weight_map = read_json( index ).get( "weight_map" )
       if not isinstance( weight_map, dict ):
         raise NpuError( f"{index} has no weight_map" )
       for name, file in weight_map.items():
@@ -163,6 +164,10 @@ class Checkpoint:
       pickles = sorted( p.name for p in folder.glob( "*.bin" ) ) + sorted( p.name for p in folder.glob( "*.pt*" ) )
       found   = f"only pickled weights ({pickles[0]})" if pickles else "no weights"
       raise NpuError( f"{folder} has {found}; model.safetensors is expected" )
+
+  def files( self ) -> list[Path]:
+    """The files of weights, in the order of their names."""
+    return sorted( set( self._files.values() ) )
 
   def _shard( self, path: Path ) -> Any:
     if path not in self._open:

@@ -13,6 +13,7 @@ from npu.arch.mailbox import Flag
 from npu.compiler.build import Progress
 from npu.compiler.checkpoint import EMBEDDED
 from npu.compiler.image import Image
+from npu.compiler.model import Model, open_model
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.machine.levels import choose_levels
@@ -34,7 +35,8 @@ class Session:
   Parameters
   ----------
   model
-    A checkpoint folder, an embedded model's name, or an image (of an embedded model, or with `tokenizer`).
+    A checkpoint folder, an embedded model's name, what `open_model` returns, or an image (of an embedded model, or
+    with `tokenizer`).
   image
     An image of `model` to use instead of compiling, or its file.
   precision, config, context, pass_rows, progress
@@ -60,7 +62,7 @@ class Session:
     The model, the image, a level or an option is not one that there is, or they do not fit each other.
   """
 
-  def __init__( self, model: str | Path | Image, *, image: Image | str | Path | None = None,
+  def __init__( self, model: str | Path | Model | Image, *, image: Image | str | Path | None = None,
                 precision: str = DEFAULT_PRECISION, config: str | NpuConfig | None = None,
                 context: int | None = None, pass_rows: int | None = None, level: str | None = None,
                 levels: str | Mapping[str, str] | None = None, options: SimOptions | None = None,
@@ -75,8 +77,9 @@ class Session:
       self.codec = mk_codec( tokenizer or ( name if name in EMBEDDED else None ) )
       loaded     = model
     else:
-      self.codec = mk_codec( tokenizer or model )
-      loaded     = open_image( model, image, precision=precision, config=config, context=context,
+      opened     = open_model( model ) if isinstance( model, str | Path ) else model
+      self.codec = mk_codec( tokenizer or opened )
+      loaded     = open_image( opened, image, precision=precision, config=config, context=context,
                                pass_rows=pass_rows, progress=progress )
     self.device = Device( loaded, chosen, options )
 
@@ -179,9 +182,9 @@ class Session:
     context = self.device.context, self.device.manifest["pass_rows"]
     return html_table( [ *self.rows(), ( "context", "{} tokens, up to {} rows a pass".format( *context ) ) ] )
 
-def mk_codec( source: TextCodec | str | Path | None ) -> TextCodec | None:
+def mk_codec( source: TextCodec | Model | str | Path | None ) -> TextCodec | None:
   """A tokenizer from where it is."""
-  return source if source is None or isinstance( source, TextCodec ) else TextCodec( str( source ) )
+  return source if source is None or isinstance( source, TextCodec ) else TextCodec( source )
 
 def check_no_clock( options: SimOptions | None ) -> None:
   """NpuError if an option is given that the functional level has no use for."""

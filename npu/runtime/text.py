@@ -1,31 +1,16 @@
 """The tokenizer's side of the host: text to tokens, and tokens to text as they come."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from npu.compiler.checkpoint import find_model
+from npu.compiler.model import Model, open_model
 from npu.errors import NpuError
 
 class TextCodec:
-  """The model's tokenizer: text to tokens, and tokens to text as they come."""
+  """A model's tokenizer: text to tokens, and tokens to text as they come. NpuError if it has none."""
 
-  def __init__( self, model: str ) -> None:
-    self._folder = find_model( model )
-    self._tokenizer = self._load()
-
-  def _load( self ) -> Any:
-    # tokenizer.json alone needs no more than the tokenizers library, which starts at once.
-    path = self._folder / "tokenizer.json"
-    if not path.exists() and not all( ( self._folder / f ).exists() for f in ( "vocab.json", "merges.txt" ) ):
-      raise NpuError( f"{self._folder} has no tokenizer; tokenizer.json, or vocab.json and merges.txt, are expected" )
-    try:
-      if path.exists():
-        from tokenizers import Tokenizer
-        return Tokenizer.from_file( str( path ) )
-      from transformers import AutoTokenizer
-      return AutoTokenizer.from_pretrained( self._folder, local_files_only=True ).backend_tokenizer
-    except Exception as e:
-      raise NpuError( f"{self._folder}: the tokenizer cannot be loaded: {str( e ).splitlines()[0]}" ) from None
+  def __init__( self, model: str | Path | Model ) -> None:
+    self._tokenizer = ( open_model( model ) if isinstance( model, str | Path ) else model ).tokenizer()
 
   def encode( self, text: str ) -> list[int]:
     """Tokens of a text; NpuError if it holds what UTF-8 cannot."""

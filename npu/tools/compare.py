@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu.arch.config import NpuConfig
-from npu.compiler.checkpoint import MODELS_DIR, find_model
+from npu.compiler.checkpoint import find_model
 from npu.compiler.image import Image
+from npu.compiler.model import held_out_text
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.runtime.device import Device
 from npu.runtime.images import open_image
 from npu.runtime.report import html_table
 from npu.runtime.text import TextCodec
-
-HELD_OUT = MODELS_DIR / "heldout.txt"
 
 @dataclass
 class Comparison:
@@ -192,7 +191,7 @@ def compare( model: str | Path, *, text: str | None = None, tokens: int = 4096,
   """
   if tokens < 2:
     raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
-  known  = TextCodec( str( model ) ).encode( HELD_OUT.read_text() if text is None else text )[:tokens]
+  known  = TextCodec( str( model ) ).encode( held_out_text() if text is None else text )[:tokens]
   device = Device( open_image( model, image, precision=precision, config=config, context=context ) )
   found  = compare_logits( device, Reference( find_model( str( model ) ) ), known, device.context, progress )
   return found.report( device )

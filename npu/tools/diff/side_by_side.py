@@ -247,6 +247,6 @@ def diff( model: str | Path, prompt: str | Sequence[int], a: str | Mapping[str, 
   tokens = TextCodec( str( model ) ).encode( prompt ) if isinstance( prompt, str ) else list( prompt )
   with image_file( model, image, precision=precision, config=config, context=context, pass_rows=pass_rows,
                    progress=progress ) as path:
-    check_same_model( str( model ), load( path ) )
+    check_same_model( model, load( path ) )
     return compare_levels( lambda: load( path ), levels_a, levels_b, tokens, max_new_tokens, stop_at_eos, options,
                            watching )
