@@ -210,13 +210,16 @@ class Checkpoint:
     rows = self._slice( name, shape )[start : shape[0] if stop is None else stop]
     with np.errstate( all="ignore" ):
       values = np.asarray( rows ).astype( np.float32 )
-    if not np.isfinite( values ).all():
-      where = [ int( w ) for w in np.argwhere( ~np.isfinite( values ) )[0] ]
-      bad   = values[tuple( where )]
-      where[0] += start
-      raise NpuError( f"{self._files[name]}: tensor {name} holds {bad} at {where}; "
-                      "all weights must be finite" )
-    return flush( values )
+    return finite( values, self._files[name], name, start )
+
+def finite( values: F32, path: Path, name: str, start: int ) -> F32:
+  """Rows of a tensor from `start` on, flushed; NpuError if they hold NaN or infinity."""
+  if not np.isfinite( values ).all():
+    where = [ int( w ) for w in np.argwhere( ~np.isfinite( values ) )[0] ]
+    bad   = values[tuple( where )]
+    where[0] += start
+    raise NpuError( f"{path}: tensor {name} holds {bad} at {where}; all weights must be finite" )
+  return flush( values )
 
 def tensor_shapes( m: ModelConfig ) -> dict[str, tuple[int, ...]]:
   """Every tensor that the NPU needs, by its Hugging Face name."""

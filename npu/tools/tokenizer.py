@@ -5,10 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-# The pre-tokenisation pattern of Qwen2's own tokenizer.json.
-QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-  r"|\s*[\r\n]+|\s+(?!\S)|\s+" )
+from npu.compiler.gguf_tokenizer import QWEN2_SPLIT as QWEN2_SPLIT
 
 SPECIAL_TOKENS = [ "<|endoftext|>", "<|im_start|>", "<|im_end|>" ]
 
