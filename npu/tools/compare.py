@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu.arch.config import NpuConfig
-from npu.compiler.checkpoint import find_model
+from npu.compiler.checkpoint import tensor_shapes
+from npu.compiler.folder import FolderModel
 from npu.compiler.image import Image
-from npu.compiler.model import held_out_text
+from npu.compiler.model import Model, held_out_text, open_model
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.runtime.device import Device
@@ -110,9 +111,15 @@ def log_softmax( logits: NDArray[np.float32] ) -> NDArray[np.float64]:
   return np.asarray( x - np.log( np.exp( x ).sum( axis=-1, keepdims=True ) ) )
 
 class Reference:
-  """Hugging Face's Qwen2 in float32 on the CPU; NpuError if torch is not installed."""
+  """Hugging Face's Qwen2 in float32 on the CPU, with the weights of a model of any form.
 
-  def __init__( self, folder: Path ) -> None:
+  Raises
+  ------
+  NpuError
+    torch is not installed, or as `open_model`.
+  """
+
+  def __init__( self, model: str | Path | Model ) -> None:
     try:
       import torch
       from transformers import Qwen2ForCausalLM
@@ -123,13 +130,29 @@ class Reference:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     self._torch = torch
-    self.model  = Qwen2ForCausalLM.from_pretrained( folder, dtype=torch.float32 ).eval()
+    opened      = open_model( model ) if isinstance( model, str | Path ) else model
+    self.model  = ( Qwen2ForCausalLM.from_pretrained( opened.path, dtype=torch.float32 )
+                    if isinstance( opened, FolderModel ) else _built( opened ) ).eval()
 
   def logits( self, tokens: list[int] ) -> NDArray[np.float32]:
     """Logits [len( tokens ), vocabulary]."""
     with self._torch.no_grad():
       found: NDArray[np.float32] = self.model( input_ids=self._torch.tensor( [ tokens ] ) ).logits[0].numpy()
     return found
+
+def _built( model: Model ) -> Any:
+  """Hugging Face's model of these dimensions, with tensors as the NPU's compiler reads them."""
+  import torch
+  from transformers import Qwen2Config, Qwen2ForCausalLM
+  m = model.dims
+  config = Qwen2Config(
+    vocab_size=m.vocab_size, hidden_size=m.hidden_size, intermediate_size=m.intermediate_size,
+    num_hidden_layers=m.layers, num_attention_heads=m.heads, num_key_value_heads=m.kv_heads, head_dim=m.head_dim,
+    max_position_embeddings=m.context, rms_norm_eps=m.rms_norm_eps, tie_word_embeddings=m.tied,
+    rope_parameters={ "rope_type": "default", "rope_theta": m.rope_theta },
+    bos_token_id=None, eos_token_id=list( m.eos_tokens ) or None, pad_token_id=None )
+  state = { name: torch.from_numpy( model.read( name, shape ) ) for name, shape in tensor_shapes( m ).items() }
+  return Qwen2ForCausalLM.from_pretrained( None, config=config, state_dict=state, dtype=torch.float32 )
 
 def compare_logits( device: Device, reference: Reference, tokens: list[int], window: int,
                     progress: Callable[[int, int], None] | None = None ) -> Comparison:
@@ -165,7 +188,7 @@ def compare_logits( device: Device, reference: Reference, tokens: list[int], win
         progress( start + at, len( tokens ) )
   return found
 
-def compare( model: str | Path, *, text: str | None = None, tokens: int = 4096,
+def compare( model: str | Path | Model, *, text: str | None = None, tokens: int = 4096,
              image: Image | str | Path | None = None, precision: str = DEFAULT_PRECISION,
              config: str | NpuConfig | None = None, context: int | None = None,
              progress: Callable[[int, int], None] | None = None ) -> ComparisonReport:
@@ -174,7 +197,7 @@ def compare( model: str | Path, *, text: str | None = None, tokens: int = 4096,
   Parameters
   ----------
   model
-    A checkpoint folder or an embedded model's name.
+    A checkpoint folder, a GGUF file, an embedded model's name, or what `open_model` returns.
   text
     What to compare on; None: the held-out text of the embedded models.
   tokens
@@ -191,7 +214,8 @@ def compare( model: str | Path, *, text: str | None = None, tokens: int = 4096,
   """
   if tokens < 2:
     raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
-  known  = TextCodec( str( model ) ).encode( held_out_text() if text is None else text )[:tokens]
-  device = Device( open_image( model, image, precision=precision, config=config, context=context ) )
-  found  = compare_logits( device, Reference( find_model( str( model ) ) ), known, device.context, progress )
+  opened = open_model( model ) if isinstance( model, str | Path ) else model
+  known  = TextCodec( opened ).encode( held_out_text() if text is None else text )[:tokens]
+  device = Device( open_image( opened, image, precision=precision, config=config, context=context ) )
+  found  = compare_logits( device, Reference( opened ), known, device.context, progress )
   return found.report( device )

@@ -1,6 +1,5 @@
 """A small model, its image, an empty folder; and that no command leaves a temporary file."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from npu.arch.config import PRESETS
 from npu.compiler.build import compile_model
+from npu.compiler.model import Model
 from tests.helpers import files, mk_checkpoint
 
 @pytest.fixture( autouse=True )
@@ -44,8 +44,8 @@ def out( tmp_path: Path ) -> Path:
 class StubReference:
   """In place of Hugging Face's model, which takes seconds to import: logits that prefer the token itself."""
 
-  def __init__( self, folder: Path ) -> None:
-    self.vocab = json.loads( ( folder / "config.json" ).read_text() )["vocab_size"]
+  def __init__( self, model: Model ) -> None:
+    self.vocab = model.dims.vocab_size
 
   def logits( self, tokens: list[int] ) -> np.ndarray:
     return np.eye( self.vocab, dtype=np.float32 )[tokens]
