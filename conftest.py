@@ -22,6 +22,7 @@ os.environ.setdefault( "TRANSFORMERS_OFFLINE", "1" )
 
 ROOT   = Path( __file__ ).resolve().parent
 LEVELS = ( "fl", "cl", "rtl", "verilog" )
+EXTRA  = ( "nightly", "published" )     # marks of tests that an option of the same name adds
 
 #-------------------------------------------------------------------------
 # Hypothesis
@@ -55,6 +56,8 @@ def pytest_addoption( parser: pytest.Parser ) -> None:
                    help="run only the tests of this level (repeatable; default: all levels)" )
   group.addoption( "--nightly", action="store_true", default=False,
                    help="also run the tests marked nightly" )
+  group.addoption( "--published", action="store_true", default=False,
+                   help="also run the tests marked published, on weights that npu fetch has got" )
   group.addoption( "--expect", action="append", type=parse_expect, default=None, metavar="LEVEL=N",
                    help="fail unless at least N tests passed at LEVEL (repeatable; the last one for a "
                         "level counts)" )
@@ -62,6 +65,7 @@ def pytest_addoption( parser: pytest.Parser ) -> None:
 def pytest_configure( config: pytest.Config ) -> None:
   config.addinivalue_line( "markers", "level(name): the level tested, fl if not given" )
   config.addinivalue_line( "markers", "nightly: slow, runs only with --nightly" )
+  config.addinivalue_line( "markers", "published: needs published weights, runs only with --published" )
   if not hasattr( config, "workerinput" ):  # the controller of pytest-xdist, or a run without it
     config.pluginmanager.register( LevelSummary( config ), "npu-level-summary" )
 
@@ -94,27 +98,27 @@ def pytest_collection_modifyitems( config: pytest.Config, items: list[pytest.Ite
   wanted = config.getoption( "level" ) or LEVELS
   kept: list[pytest.Item]       = []
   deselected: list[pytest.Item] = []
-  nightly = 0
+  left_out = dict.fromkeys( EXTRA, 0 )
   for item in items:
     level = level_of( item )
     # User properties travel with the report from a pytest-xdist worker to its controller.
     item.user_properties.append( ( "level", level ) )
     if level in LEVELS and level not in wanted:
       deselected.append( item )
-    elif item.get_closest_marker( "nightly" ) and not config.getoption( "nightly" ):
+    elif extra := next( ( e for e in EXTRA if item.get_closest_marker( e ) and not config.getoption( e ) ), None ):
       deselected.append( item )
-      nightly += 1
+      left_out[extra] += 1
     else:
       kept.append( item )
   if deselected:
     config.hook.pytest_deselected( items=deselected )
   items[:] = kept
   if hasattr( config, "workeroutput" ):
-    config.workeroutput["nightly_deselected"] = nightly
+    config.workeroutput["left_out"] = left_out
   else:
     summary = config.pluginmanager.get_plugin( "npu-level-summary" )
     assert isinstance( summary, LevelSummary )
-    summary.nightly_deselected = nightly
+    summary.left_out = left_out
 
 #-------------------------------------------------------------------------
 # Summary
@@ -124,10 +128,10 @@ class LevelSummary:
   """Counts the passed tests of each level from their reports, prints them, and applies `--expect`."""
 
   def __init__( self, config: pytest.Config ) -> None:
-    self.passed             = dict.fromkeys( LEVELS, 0 )
-    self.collect_only       = bool( config.getoption( "collectonly" ) )
-    self.expected           = dict[str, int]( config.getoption( "expect" ) or [] )
-    self.nightly_deselected = 0
+    self.passed       = dict.fromkeys( LEVELS, 0 )
+    self.collect_only = bool( config.getoption( "collectonly" ) )
+    self.expected     = dict[str, int]( config.getoption( "expect" ) or [] )
+    self.left_out     = dict.fromkeys( EXTRA, 0 )
 
   def shortfalls( self ) -> list[str]:
     """One message for each level at which fewer tests passed than expected."""
@@ -144,8 +148,8 @@ class LevelSummary:
   @pytest.hookimpl( optionalhook=True )
   def pytest_testnodedown( self, node: Any ) -> None:
     # Every worker collects everything, so their numbers agree; one that crashed reports none.
-    deselected = getattr( node, "workeroutput", {} ).get( "nightly_deselected", 0 )
-    self.nightly_deselected = max( self.nightly_deselected, deselected )
+    for extra, count in getattr( node, "workeroutput", {} ).get( "left_out", {} ).items():
+      self.left_out[extra] = max( self.left_out[extra], count )
 
   def pytest_sessionfinish( self, session: pytest.Session ) -> None:
     passing = ( pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED )
@@ -157,8 +161,8 @@ class LevelSummary:
     counts = [ f"{first} {count} passed", *( f"{level} {n}" for level, n in rest ) ]
     if not self.collect_only:
       terminalreporter.write_line( "levels: " + ", ".join( counts ) )
-    if self.nightly_deselected:
-      terminalreporter.write_line(
-        f"nightly: {self.nightly_deselected} tests not run (--nightly runs them)" )
+    for extra, count in self.left_out.items():
+      if count:
+        terminalreporter.write_line( f"{extra}: {count} tests not run (--{extra} runs them)" )
     for message in self.shortfalls():
       terminalreporter.write_line( f"ERROR: {message}", red=True, bold=True )
