@@ -61,7 +61,7 @@ def test_programs( session: Sessions, reference: Reference, figures: dict[str, A
   stop = tuple( s.device.manifest["dimensions"]["eos_tokens"] )
   rows = []
   for task in TASKS:
-    prompt = s.encode( npu.Conversation( s ).render( task.prompt ) )
+    prompt = npu.Conversation( s ).prompt( task.prompt )
     mine   = s.decode( npu_tokens( s, prompt, 256, stop=True ) )
     theirs = s.decode( reference_tokens( reference, prompt, 256, stop ) )
     rows.append( { "name": task.name, "npu": passes( task, mine ), "reference": passes( task, theirs ),
