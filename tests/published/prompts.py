@@ -62,7 +62,8 @@ TASKS = (
   Task( "is_palindrome", "`is_palindrome(s)` that returns whether a string reads the same backwards, "
         "ignoring case and spaces.",
         "is_palindrome('racecar')\nis_palindrome('Never odd or even')\nnot is_palindrome('hello')\nis_palindrome('')" ),
-  Task( "count_vowels", "`count_vowels(s)` that returns the number of vowels (a, e, i, o, u, in either case) in a string.",
+  Task( "count_vowels", "`count_vowels(s)` that returns the number of vowels (a, e, i, o, u, in either case) in a "
+        "string.",
         "count_vowels('Hello World') == 3\ncount_vowels('xyz') == 0\ncount_vowels('AEIOU') == 5" ),
   Task( "flatten", "`flatten(items)` that flattens a list of lists by one level.",
         "flatten([[1, 2], [3], []]) == [1, 2, 3]\nflatten([]) == []\nflatten([['a'], ['b', 'c']]) == ['a', 'b', 'c']" ),
@@ -86,5 +87,6 @@ TASKS = (
         "leaves other characters as they are.",
         "caesar('abc', 1) == 'bcd'\ncaesar('xyz', 3) == 'abc'\ncaesar('Hello, World!', 5) == 'Mjqqt, Btwqi!'" ),
   Task( "roman_to_int", "`roman_to_int(s)` that converts a Roman numeral to an integer.",
-        "roman_to_int('III') == 3\nroman_to_int('IV') == 4\nroman_to_int('MCMXCIV') == 1994\nroman_to_int('LVIII') == 58" ),
+        "roman_to_int('III') == 3\nroman_to_int('IV') == 4\nroman_to_int('MCMXCIV') == 1994\n"
+        "roman_to_int('LVIII') == 58" ),
 )
