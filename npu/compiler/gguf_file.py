@@ -333,6 +333,7 @@ def _is_a( value: Any, kind: type | tuple[type, ...] ) -> bool:
 def readable_types() -> list[str]:
   """Block types that `gguf` turns into float32, by name."""
   from gguf import quants
+  # The package has no public list of them.
   return sorted( [ "F32", "F16", *( kind.name for kind in quants._type_traits ) ] )
 
 def _mapped( path: Path ) -> mmap.mmap:
