@@ -92,8 +92,13 @@ class _Cursor:
   def expect( self, size: int, what: str ) -> None:
     """NpuError unless the file has `size` more bytes."""
     if size > len( self.data ) - self.at:
-      raise NpuError( f"{self.path} is truncated or damaged: {what} needs {size} bytes from {self.at} on, "
+      raise NpuError( f"{self.path} is truncated or damaged: {size} bytes of {what} are expected from {self.at} on, "
                       f"and the file has {len( self.data )}" )
+
+  def expect_most( self, size: int, most: int, what: str ) -> None:
+    """NpuError for more bytes than a model has use for."""
+    if size > most:
+      raise NpuError( f"{self.path}: {what} has {size} bytes; at most {most} are supported" )
 
   def number( self, kind: int, what: str ) -> Any:
     field = struct.Struct( SCALARS[kind] )
@@ -111,15 +116,17 @@ class _Cursor:
     found = self.unsigned( f"the number of {what}" )
     if found > most:
       raise NpuError( f"{self.path}: {found} {what} are announced; at most {most} are supported" )
-    self.expect( found * size, f"{what} ({found})" )
+    self.expect( found * size, f"{found} {what}" )
     return found
 
   def text( self, what: str ) -> str:
-    size = self.count( f"bytes of {what}", 1, MAX_TEXT )
+    size = self.unsigned( f"the length of {what}" )
+    self.expect( size, what )
+    self.expect_most( size, MAX_TEXT, what )
     self.at += size
     return self.data[self.at - size : self.at].decode( errors="replace" )
 
-  def strings( self, count: int, what: str ) -> Iterator[bytes]:
+  def strings( self, count: int ) -> Iterator[bytes]:
     """So many strings; their sizes have been checked by `skip_strings`."""
     at, data, length = self.at, self.data, struct.Struct( "<Q" ).unpack_from
     for _ in range( count ):
@@ -137,8 +144,7 @@ class _Cursor:
       at += 8
     size = at - self.at
     self.expect( size, what )
-    if size > MAX_BYTES:
-      raise NpuError( f"{self.path}: {what} has {size} bytes; at most {MAX_BYTES} are supported" )
+    self.expect_most( size, MAX_BYTES, what )
     self.at = at
 
   def array( self, what: str ) -> Array:
@@ -231,8 +237,8 @@ class GgufFile:
                       f"{', '.join( readable_types() )} are supported" )
     block, size = sizes[kind]
     if prod( shape ) == 0 or shape[-1] % block:
-      raise NpuError( f"{self.path}: tensor {name} has shape {shape}; "
-                      f"rows of a multiple of {block} elements are expected" )
+      expected = f"rows of a multiple of {block} elements are" if prod( shape ) else "at least one element is"
+      raise NpuError( f"{self.path}: tensor {name} has shape {shape}; {expected} expected" )
     return TensorInfo( shape, kind, start, shape[-1] // block * size )
 
   def _placed( self, name: str, info: TensorInfo, data: int ) -> TensorInfo:
@@ -289,7 +295,7 @@ class GgufFile:
                       "an array of texts is expected" )
     cursor = _Cursor( self.path, self._data )
     cursor.at = value.start
-    return list( cursor.strings( value.count, key ) )
+    return list( cursor.strings( value.count ) )
 
   def numbers( self, key: str ) -> NDArray:
     """An array of numbers; NpuError if there is no such key."""
@@ -327,6 +333,7 @@ def _is_a( value: Any, kind: type | tuple[type, ...] ) -> bool:
 def readable_types() -> list[str]:
   """Block types that `gguf` turns into float32, by name."""
   from gguf import quants
+  # The package has no public list of them.
   return sorted( [ "F32", "F16", *( kind.name for kind in quants._type_traits ) ] )
 
 def _mapped( path: Path ) -> mmap.mmap:

@@ -42,7 +42,7 @@ def mk_tokenizer( file: GgufFile ) -> "Tokenizer":
   except NpuError:
     raise
   except Exception as e:
-    raise NpuError( f"{file.path}: {MERGES} does not fit {TOKENS}: {str( e ).splitlines()[0]}" ) from None
+    raise NpuError( f"{file.path}: {MERGES} does not fit {TOKENS}: {_problem( e )}" ) from None
   tokenizer.normalizer    = normalizers.NFC()
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence( [
     pre_tokenizers.Split( Regex( QWEN2_SPLIT ), behavior="isolated" ),
@@ -51,6 +51,10 @@ def mk_tokenizer( file: GgufFile ) -> "Tokenizer":
   tokenizer.add_special_tokens( [ AddedToken( t, normalized=False ) for t in _of_type( texts, types, CONTROL ) ] )
   tokenizer.add_tokens( [ AddedToken( t, normalized=False ) for t in _of_type( texts, types, USER_DEFINED ) ] )
   return tokenizer
+
+def _problem( e: Exception ) -> str:
+  """What is wrong, in one line; the library tells where it noticed before that."""
+  return shown( str( e ).rpartition( ": " )[2] )
 
 def _refuse_other_kinds( file: GgufFile ) -> None:
   for key, expected in ( ( "model", "gpt2" ), ( "pre", "qwen2" ) ):
