@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from npu.arch.numerics.fp32 import F32
+from npu.compiler.catalogue import located
 from npu.compiler.checkpoint import MODELS_DIR, ModelConfig, find_model
 
 if TYPE_CHECKING:
@@ -71,15 +72,15 @@ class Model( Protocol ):
     raise NotImplementedError
 
 def open_model( name: str | Path ) -> Model:
-  """The model that a MODEL argument means: an embedded model's name, or a checkpoint folder.
+  """The model that a MODEL argument means: an embedded model's name, a checkpoint folder, or a published model's name.
 
   Raises
   ------
   NpuError
-    There is no such model.
+    There is no such model, or it is published and has not been fetched.
   """
   from npu.compiler.folder import FolderModel
-  return FolderModel( find_model( str( name ) ) )
+  return FolderModel( find_model( located( str( name ) ) ) )
 
 def held_out_text() -> str:
   """The text that the embedded models were not trained on."""
