@@ -59,5 +59,6 @@ JsonOpt      = Annotated[str | None, typer.Option( "--json", metavar="FILE",
 ContextOpt   = Annotated[int | None, typer.Option(
   help="Positions to provide for (default: the model's own, up to 4096)." )]
 PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass (default: as many as fit)." )]
+NoCacheOpt   = Annotated[bool, typer.Option( "--no-cache", help="Compile anew, and do not keep the image." )]
 ImageOpt     = Annotated[Path | None, typer.Option( "--image", metavar="FILE",
                                                     help="Use this image of MODEL instead of compiling." )]

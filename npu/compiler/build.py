@@ -164,16 +164,17 @@ class _Source:
 # Compile
 #-------------------------------------------------------------------------
 
-def manifest( program: Program, name: str ) -> dict[str, Any]:
-  """What the image says about itself."""
+def manifest( program: Program, name: str, digest: str ) -> dict[str, Any]:
+  """What the image says about itself; `digest` is the model's fingerprint."""
   s = program.shape
-  return { "model": name, "precision": s.precision.name, "config": asdict( s.cfg ),
+  return { "model": name, "model_digest": digest, "precision": s.precision.name, "config": asdict( s.cfg ),
            "dimensions": asdict( s.model ), "context": program.context, "pass_rows": program.spad.pass_rows,
            "instructions": len( program.instructions ), "logits_row_bytes": program.logits_row_bytes,
            "regions": [ asdict( r ) for r in program.memory.regions.values() ] }
 
 def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, precision: str, context: int | None = None,
-                   pass_rows: int | None = None, progress: Progress | None = None ) -> Program:
+                   pass_rows: int | None = None, progress: Progress | None = None,
+                   digest: str | None = None ) -> Program:
   """Compile a checkpoint to an image file.
 
   Parameters
@@ -184,6 +185,8 @@ def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, prec
     Positions to provide for; default: the model's own, at most 4,096.
   progress
     Called with (bytes done, bytes in all).
+  digest
+    The model's fingerprint, if it is known already; finding it out reads all weights.
 
   Raises
   ------
@@ -211,5 +214,5 @@ def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, prec
         if progress:
           progress( min( image.written, total ), total )
       assert image.written == region.line * LINE_BYTES + region.size, region.name
-    image.finish( manifest( program, opened.name ), program.memory.lines * LINE_BYTES )
+    image.finish( manifest( program, opened.name, digest or opened.fingerprint() ), program.memory.lines * LINE_BYTES )
   return program
