@@ -1,7 +1,7 @@
 """Published models by name: what each is, and which Python packages carry its file.
 
-Nothing here is downloaded: `npu.tools.fetch` does that. This file imports nothing heavy, since the shell's completion
-reads it at every key.
+To add a model, add an entry to PUBLISHED. Nothing here is downloaded: `npu.tools.fetch` does that. This file imports
+nothing heavy, since the shell's completion reads it at every key.
 """
 
 import os

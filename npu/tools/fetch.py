@@ -102,6 +102,8 @@ def fetch( name: str, progress: Progress | None = None ) -> Path:
     raise NpuError( f"no published model is called {name}; choose one of {', '.join( PUBLISHED )}" )
   model  = PUBLISHED[name]
   folder = model.path.parent
+  if model.is_here:              # perhaps in a folder that is another user's
+    return model.path
   try:
     folder.mkdir( parents=True, exist_ok=True )
     with FileLock( folder / f".{name}.lock" ):
