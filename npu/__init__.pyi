@@ -16,6 +16,7 @@ from .runtime.session import Session as Session
 from .runtime.text import TextCodec as TextCodec
 from .tools.compare import ComparisonReport as ComparisonReport, compare as compare
 from .tools.diff import diff as diff
+from .tools.fetch import ModelEntry as ModelEntry, fetch as fetch, list_models as list_models
 from .tools.hardware import synthesise as synthesise, translate as translate
 from .tools.random_model import random_model as random_model
 from .version import __version__ as __version__

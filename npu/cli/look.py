@@ -28,6 +28,7 @@ from npu.cli.options import (
   LatencyOpt,
   MaxCyclesOpt,
   ModelArg,
+  NoCacheOpt,
   PassRowsOpt,
   PrecisionOpt,
   ProgressOpt,
@@ -98,7 +99,7 @@ def diff( model: ModelArg = DEFAULT_MODEL, prompt: PromptOpt = DEFAULT_PROMPT,
                                           autocompletion=among( LEVELS ) )] = "cl",
           max_new_tokens: TokensOpt = 4, precision: PrecisionOpt = DEFAULT_PRECISION,
           config: ConfigOpt = DEFAULT_CONFIG, context: ContextOpt = None, pass_rows: PassRowsOpt = None,
-          ignore_eos: EosOpt = False, image: ImageOpt = None, json_file: JsonOpt = None,
+          ignore_eos: EosOpt = False, image: ImageOpt = None, no_cache: NoCacheOpt = False, json_file: JsonOpt = None,
           progress: ProgressOpt = None, max_cycles: MaxCyclesOpt = None, hang_cycles: HangOpt = None,
           dram_latency: LatencyOpt = None, dram_bandwidth: BandwidthOpt = None, stall_seed: StallOpt = None ) -> None:
   """Run two mixes of levels and name the first instruction whose result differs.
@@ -127,7 +128,7 @@ def diff( model: ModelArg = DEFAULT_MODEL, prompt: PromptOpt = DEFAULT_PROMPT,
     with progress_line( device.plan( max_new_tokens ), title=f"{name}: " ) as line:
       yield line
 
-  with file_with_bar( model, image, precision, config, context, pass_rows ) as path:
+  with file_with_bar( model, image, precision, config, context, pass_rows, no_cache ) as path:
     report = npu.diff( model, tokens, *levels, max_new_tokens=max_new_tokens, stop_at_eos=not ignore_eos,
                        image=path, options=options, watching=watching )
   if json_file is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from npu.arch.config import DEFAULT_CONFIG as DEFAULT_CONFIG, PRESETS
+from npu.compiler.catalogue import PUBLISHED
 from translation.blocks import BLOCKS, LEVELS
 
 # What a shell completes, written out where an import would take longer than a key; a test holds them to the originals.
@@ -28,7 +29,8 @@ def or_( names: Iterable[str] ) -> str:
   return f"{', '.join( some )} or {last}"
 
 ModelArg     = Annotated[str, typer.Argument(
-  metavar="MODEL", help=f"Checkpoint folder, or {or_( MODELS )}.", autocompletion=among( MODELS ) )]
+  metavar="MODEL", help=f"Checkpoint folder, {or_( MODELS )}, or a published model (npu models).",
+  autocompletion=among( ( *MODELS, *PUBLISHED ) ) )]
 ImageArg     = Annotated[Path, typer.Argument( metavar="IMAGE", help="Image file." )]
 ConfigOpt    = Annotated[str, typer.Option(
   "--config", help=f"{or_( PRESETS )}.", autocompletion=among( PRESETS ) )]
@@ -57,5 +59,6 @@ JsonOpt      = Annotated[str | None, typer.Option( "--json", metavar="FILE",
 ContextOpt   = Annotated[int | None, typer.Option(
   help="Positions to provide for (default: the model's own, up to 4096)." )]
 PassRowsOpt  = Annotated[int | None, typer.Option( help="Prompt rows per pass (default: as many as fit)." )]
+NoCacheOpt   = Annotated[bool, typer.Option( "--no-cache", help="Compile anew, and do not keep the image." )]
 ImageOpt     = Annotated[Path | None, typer.Option( "--image", metavar="FILE",
                                                     help="Use this image of MODEL instead of compiling." )]

@@ -28,6 +28,7 @@ from npu.cli.options import (
   LevelsOpt,
   MaxCyclesOpt,
   ModelArg,
+  NoCacheOpt,
   PassRowsOpt,
   PrecisionOpt,
   ProgressOpt,
@@ -51,7 +52,8 @@ def run( model: ModelArg = DEFAULT_MODEL, prompt: PromptOpt = DEFAULT_PROMPT, ma
          top_p: Annotated[float, typer.Option( help="Sample from the likeliest tokens of this total." )] = 1.0,
          seed: Annotated[int, typer.Option( help="Seed of the sampling." )] = 0,
          context: ContextOpt = None, pass_rows: PassRowsOpt = None, ignore_eos: EosOpt = False,
-         image: ImageOpt = None, json_file: JsonOpt = None, progress: ProgressOpt = None,
+         image: ImageOpt = None, no_cache: NoCacheOpt = False, json_file: JsonOpt = None,
+         progress: ProgressOpt = None,
          line_trace: Annotated[bool, typer.Option(
            "--line-trace", help="Write a line per cycle to standard error." )] = False,
          vcd: Annotated[str | None, typer.Option(
@@ -80,7 +82,7 @@ def run( model: ModelArg = DEFAULT_MODEL, prompt: PromptOpt = DEFAULT_PROMPT, ma
   tokens   = codec.encode( prompt )
   show     = json_file != STDOUT
   with ExitStack() as stack:
-    loaded = open_with_bar( model, image, precision, config, context, pass_rows )
+    loaded = open_with_bar( model, image, precision, config, context, pass_rows, no_cache )
     # Before a machine is built, which may take a minute.
     check_prompt( loaded.manifest, tokens, max_new_tokens )
     session = stack.enter_context( npu.Session( loaded, level=level, levels=levels, options=options,
@@ -102,22 +104,22 @@ def run( model: ModelArg = DEFAULT_MODEL, prompt: PromptOpt = DEFAULT_PROMPT, ma
     write_json( json_file, report.to_json() )
 
 def open_with_bar( model: str, image: Path | None, precision: str, config: str, context: int | None,
-                   pass_rows: int | None = None ) -> "npu.Image":
-  """The given image of the model, or one that is compiled behind a bar."""
+                   pass_rows: int | None = None, no_cache: bool = False ) -> "npu.Image":
+  """The given image of the model, or one that is kept, or compiled behind a bar."""
   from npu.runtime.images import open_image
   with progress_bar( f"compiling {model}" ) if image is None else nullcontext() as bar:
     return open_image( model, image, precision=precision, config=config, context=context, pass_rows=pass_rows,
-                       progress=bar )
+                       progress=bar, cache=not no_cache )
 
 @contextmanager
 def file_with_bar( model: str, image: Path | None, precision: str, config: str, context: int | None,
-                   pass_rows: int | None ) -> Iterator[Path]:
+                   pass_rows: int | None, no_cache: bool = False ) -> Iterator[Path]:
   """The same as a file, for those who load it more than once."""
   from npu.runtime.images import image_file
   with ExitStack() as stack:
     with progress_bar( f"compiling {model}" ) if image is None else nullcontext() as bar:
       path = stack.enter_context( image_file( model, image, precision=precision, config=config, context=context,
-                                              pass_rows=pass_rows, progress=bar ) )
+                                              pass_rows=pass_rows, progress=bar, cache=not no_cache ) )
     yield path
 
 def write_trace( line: str ) -> None:

@@ -14,8 +14,9 @@ from npu.arch.mailbox import MAILBOX_WORDS, Word
 from npu.arch.numerics.fp32 import F32
 from npu.arch.weight_stream import StreamLayout, pack
 from npu.compiler.checkpoint import tensor_shapes
+from npu.compiler.find import open_model
 from npu.compiler.image import create_image
-from npu.compiler.model import Model, open_model
+from npu.compiler.model import Model
 from npu.compiler.precision import get_precision
 from npu.compiler.program import NORMS_PER_LAYER, Program, Region, build, head_order
 from npu.compiler.quantize_weights import quantize_weights
@@ -164,26 +165,29 @@ class _Source:
 # Compile
 #-------------------------------------------------------------------------
 
-def manifest( program: Program, name: str ) -> dict[str, Any]:
-  """What the image says about itself."""
+def manifest( program: Program, name: str, digest: str ) -> dict[str, Any]:
+  """What the image says about itself; `digest` is the model's fingerprint."""
   s = program.shape
-  return { "model": name, "precision": s.precision.name, "config": asdict( s.cfg ),
+  return { "model": name, "model_digest": digest, "precision": s.precision.name, "config": asdict( s.cfg ),
            "dimensions": asdict( s.model ), "context": program.context, "pass_rows": program.spad.pass_rows,
            "instructions": len( program.instructions ), "logits_row_bytes": program.logits_row_bytes,
            "regions": [ asdict( r ) for r in program.memory.regions.values() ] }
 
 def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, precision: str, context: int | None = None,
-                   pass_rows: int | None = None, progress: Progress | None = None ) -> Program:
+                   pass_rows: int | None = None, progress: Progress | None = None,
+                   digest: str | None = None ) -> Program:
   """Compile a checkpoint to an image file.
 
   Parameters
   ----------
   model
-    As `npu.compiler.model.open_model` takes or returns it.
+    As `npu.compiler.find.open_model` takes or returns it.
   context
     Positions to provide for; default: the model's own, at most 4,096.
   progress
     Called with (bytes done, bytes in all).
+  digest
+    The model's fingerprint, if it is known already; finding it out reads all weights.
 
   Raises
   ------
@@ -191,7 +195,7 @@ def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, prec
     The checkpoint is not one that the NPU can run, does not fit the configuration, or the file cannot be
     written. Nothing is left half-written.
   """
-  opened = open_model( model ) if isinstance( model, str | Path ) else model
+  opened = open_model( model )
   dims = opened.dims
   if context is None:
     context = min( dims.context, DEFAULT_CONTEXT )
@@ -211,5 +215,5 @@ def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, prec
         if progress:
           progress( min( image.written, total ), total )
       assert image.written == region.line * LINE_BYTES + region.size, region.name
-    image.finish( manifest( program, opened.name ), program.memory.lines * LINE_BYTES )
+    image.finish( manifest( program, opened.name, digest or opened.fingerprint() ), program.memory.lines * LINE_BYTES )
   return program

@@ -14,25 +14,7 @@ from npu.arch.mailbox import MAX_EOS
 from npu.arch.numerics.fp32 import F32, flush
 from npu.errors import NpuError
 
-EMBEDDED = ( "tiny", "nano" )
-MODELS_DIR = Path( __file__ ).resolve().parents[1] / "models"
 FLOAT_DTYPES = ( "F32", "BF16", "F16" )
-
-def find_model( name: str ) -> Path:
-  """The checkpoint folder that a MODEL argument means: an embedded model's name, or a folder."""
-  if name in EMBEDDED:
-    return MODELS_DIR / name
-  path = Path( name )
-  if not is_folder( path ):
-    raise NpuError( f"no such model folder: {name}; give a checkpoint folder or one of {', '.join( EMBEDDED )}" )
-  return path
-
-def is_folder( path: Path ) -> bool:
-  """Whether there is such a folder; a name that the file system cannot even hold is none."""
-  try:
-    return path.is_dir()
-  except OSError:
-    return False
 
 @dataclass( frozen=True )
 class ModelConfig:

@@ -1,8 +1,8 @@
 """A model as it lies on disk, whatever its form: dimensions, tensors, tokenizer, chat template.
 
-`open_model` finds out which form a MODEL argument has. Everything that reads a model works with `Model` alone, so a
-form is one class: `npu.compiler.folder` for what Hugging Face's `save_pretrained` writes, `npu.compiler.gguf_model` for
-GGUF files.
+`npu.compiler.find.open_model` finds out which form a MODEL argument has. Everything that reads a model works with
+`Model` alone, so a form is one class: `npu.compiler.folder` for what Hugging Face's `save_pretrained` writes,
+`npu.compiler.gguf_model` for GGUF files.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from npu.arch.numerics.fp32 import F32
-from npu.compiler.checkpoint import EMBEDDED, MODELS_DIR, ModelConfig, find_model
+from npu.compiler.checkpoint import ModelConfig
 
 if TYPE_CHECKING:
   from tokenizers import Tokenizer
@@ -70,25 +70,3 @@ class Model( Protocol ):
   def fingerprint( self ) -> str:
     """Hexadecimal digest of everything that an image of it depends on; another one for another model."""
     raise NotImplementedError
-
-def open_model( name: str | Path ) -> Model:
-  """The model that a MODEL argument means: an embedded model's name, a checkpoint folder, a GGUF file (any part of one
-  that was split), or a folder with one GGUF model in it.
-
-  Raises
-  ------
-  NpuError
-    There is no such model, or a folder has several GGUF models.
-  """
-  from npu.compiler.folder import FolderModel
-  from npu.compiler.gguf_file import is_gguf
-  from npu.compiler.gguf_model import GgufModel, find_gguf
-  if str( name ) not in EMBEDDED and is_gguf( Path( name ) ):
-    return GgufModel( Path( name ) )
-  folder = find_model( str( name ) )
-  gguf   = find_gguf( folder )
-  return GgufModel( gguf ) if gguf else FolderModel( folder )
-
-def held_out_text() -> str:
-  """The text that the embedded models were not trained on."""
-  return ( MODELS_DIR / "heldout.txt" ).read_text( encoding="utf-8" )

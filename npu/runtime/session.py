@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from npu.arch.config import NpuConfig
 from npu.arch.mailbox import Flag
 from npu.compiler.build import Progress
-from npu.compiler.checkpoint import EMBEDDED
+from npu.compiler.find import EMBEDDED, open_model
 from npu.compiler.image import Image
-from npu.compiler.model import Model, open_model
+from npu.compiler.model import Model
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.machine.levels import choose_levels
@@ -77,7 +77,7 @@ class Session:
       self.codec = mk_codec( tokenizer or ( name if name in EMBEDDED else None ) )
       loaded     = model
     else:
-      opened     = open_model( model ) if isinstance( model, str | Path ) else model
+      opened     = open_model( model )
       self.codec = mk_codec( tokenizer or opened )
       loaded     = open_image( opened, image, precision=precision, config=config, context=context,
                                pass_rows=pass_rows, progress=progress )

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from npu.compiler.model import Model, open_model
+from npu.compiler.find import open_model
+from npu.compiler.model import Model
 from npu.errors import NpuError
 
 class TextCodec:
   """A model's tokenizer: text to tokens, and tokens to text as they come. NpuError if it has none."""
 
   def __init__( self, model: str | Path | Model ) -> None:
-    self._tokenizer = ( open_model( model ) if isinstance( model, str | Path ) else model ).tokenizer()
+    self._tokenizer = ( open_model( model ) ).tokenizer()
 
   def encode( self, text: str ) -> list[int]:
     """Tokens of a text; NpuError if it holds what UTF-8 cannot."""

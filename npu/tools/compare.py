@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from npu.arch.config import NpuConfig
 from npu.compiler.checkpoint import tensor_shapes
+from npu.compiler.find import held_out_text, open_model
 from npu.compiler.folder import FolderModel
 from npu.compiler.image import Image
-from npu.compiler.model import Model, held_out_text, open_model
+from npu.compiler.model import Model
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.runtime.device import Device
@@ -130,7 +131,7 @@ class Reference:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     self._torch = torch
-    opened      = open_model( model ) if isinstance( model, str | Path ) else model
+    opened      = open_model( model )
     self.model  = ( Qwen2ForCausalLM.from_pretrained( opened.path, dtype=torch.float32 )
                     if isinstance( opened, FolderModel ) else _built( opened ) ).eval()
 
@@ -214,7 +215,7 @@ def compare( model: str | Path | Model, *, text: str | None = None, tokens: int 
   """
   if tokens < 2:
     raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
-  opened = open_model( model ) if isinstance( model, str | Path ) else model
+  opened = open_model( model )
   known  = TextCodec( opened ).encode( held_out_text() if text is None else text )[:tokens]
   device = Device( open_image( opened, image, precision=precision, config=config, context=context ) )
   found  = compare_logits( device, Reference( opened ), known, device.context, progress )

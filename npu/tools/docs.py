@@ -18,7 +18,8 @@ from npu.arch import isa
 from npu.arch.config import get_config
 from npu.arch.isa import Cond, Error, Instruction, Rel, Status, disassemble
 from npu.arch.mailbox import Flag, Word
-from npu.compiler.checkpoint import find_model, read_config
+from npu.compiler.checkpoint import read_config
+from npu.compiler.find import find_folder
 from npu.compiler.precision import DEFAULT_PRECISION, get_precision
 from npu.compiler.program import Program, build
 
@@ -160,7 +161,7 @@ def example( program: Program ) -> str:
 
 def isa_page() -> str:
   """The whole of docs/isa.md."""
-  model   = read_config( find_model( EXAMPLE_MODEL ) )
+  model   = read_config( find_folder( EXAMPLE_MODEL ) )
   program = build( model, get_config( EXAMPLE_CONFIG ), get_precision( DEFAULT_PRECISION ), model.context )
   return "\n".join( [
     INTRO + isa.markdown(), "## Codes\n", code_table( "Conditions (`cond`)", Cond ),

@@ -11,7 +11,7 @@ from typer.models import OptionInfo
 import npu
 from npu.cli import options
 from npu.cli.main import COMMANDS
-from npu.compiler.checkpoint import EMBEDDED
+from npu.compiler.find import EMBEDDED
 from npu.tools.random_model import SHAPES
 from tests.helpers import cli_command, cli_environment, run_cli
 

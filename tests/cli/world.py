@@ -35,4 +35,4 @@ def time_limit( seconds: float ) -> Iterator[None]:
     signal.setitimer( signal.ITIMER_REAL, 0 )
     signal.signal( signal.SIGALRM, old )
 
-NO_MODEL = "no such model folder: {}; give a checkpoint folder or one of tiny, nano"
+NO_MODEL = "no such model: {}; give a checkpoint folder, a GGUF file or one of tiny, nano, qwen2.5-coder-0.5b"

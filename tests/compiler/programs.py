@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from npu.arch.config import LINE_BYTES, PRESETS, get_config
 from npu.arch.isa import GemmFlag, Instruction, Rel, Unit
-from npu.compiler.checkpoint import ModelConfig, find_model, read_config
+from npu.compiler.checkpoint import ModelConfig, read_config
+from npu.compiler.find import find_folder
 from npu.compiler.precision import PRECISIONS, get_precision
 from npu.compiler.program import Program, build
 
@@ -24,8 +25,8 @@ from npu.compiler.program import Program, build
 #-------------------------------------------------------------------------
 
 MODELS = {
-  "nano": read_config( find_model( "nano" ) ),
-  "tiny": read_config( find_model( "tiny" ) ),
+  "nano": read_config( find_folder( "nano" ) ),
+  "tiny": read_config( find_folder( "tiny" ) ),
   # No size is a multiple of anything that the hardware likes.
   "odd":  ModelConfig( 383, 23, 41, 2, 6, 3, 10, 77, 1e-5, 1e4, False, ( 1, 2 ) ),
   "0.5B": ModelConfig( 151936,  896,  4864, 24, 14, 2,  64, 32768, 1e-6, 1e6, True,  () ),

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from npu.compiler.checkpoint import MODELS_DIR, Checkpoint, ModelConfig, find_model, read_config, tensor_shapes
+from npu.compiler.checkpoint import Checkpoint, ModelConfig, read_config, tensor_shapes
+from npu.compiler.find import MODELS_DIR, find_folder
 from npu.errors import NpuError
 from tests.helpers import (
   CONFIG,
@@ -36,10 +37,10 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.mark.parametrize( "name", ( "tiny", "nano" ) )
 def test_embedded_models_are_found_by_name( name ):
-  assert find_model( name ) == MODELS_DIR / name
+  assert find_folder( name ) == MODELS_DIR / name
 
 def test_a_folder_is_found_by_its_path( tmp_path ):
-  assert find_model( str( tmp_path ) ) == tmp_path
+  assert find_folder( str( tmp_path ) ) == tmp_path
 
 @pytest.mark.parametrize( "name", (
   pytest.param( "no/such/folder", id="nothing there" ),
@@ -47,8 +48,9 @@ def test_a_folder_is_found_by_its_path( tmp_path ):
   pytest.param( "a" * 300, id="longer than a name may be" ) ) )
 def test_what_is_no_folder_is_refused( name ):
   with pytest.raises( NpuError ) as e:
-    find_model( name )
-  assert str( e.value ) == f"no such model folder: {name}; give a checkpoint folder or one of tiny, nano"
+    find_folder( name )
+  assert str( e.value ) == ( f"no such model: {name}; give a checkpoint folder, a GGUF file or one of tiny, nano, "
+                             "qwen2.5-coder-0.5b" )
 
 #-------------------------------------------------------------------------
 # Configurations that must be read

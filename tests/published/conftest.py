@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import npu
-from npu.compiler.model import open_model
+from npu.compiler.find import open_model
 from npu.tools.compare import Reference
 from tests.helpers import ROOT
 

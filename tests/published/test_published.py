@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import npu
-from npu.compiler.model import held_out_text, open_model
+from npu.compiler.find import held_out_text, open_model
 from npu.tools.compare import Reference, compare_logits
 from tests.published.conftest import NAME
 from tests.published.execution import passes

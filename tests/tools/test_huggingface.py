@@ -19,7 +19,7 @@ from transformers.utils import logging
 from npu.arch.config import PRESETS
 from npu.arch.isa import Status
 from npu.compiler.build import compile_model
-from npu.compiler.checkpoint import find_model
+from npu.compiler.find import find_folder
 from npu.compiler.image import load_image
 from npu.runtime.device import Device
 from npu.runtime.text import TextCodec
@@ -181,12 +181,12 @@ TINY_FIGURES = {
 
 @pytest.fixture( scope="module" )
 def reference() -> Reference:
-  return Reference( find_model( "tiny" ) )
+  return Reference( find_folder( "tiny" ) )
 
 @pytest.fixture( scope="module" )
 def heldout() -> list[int]:
   """Text that the model was not trained on."""
-  text = ( find_model( "tiny" ).parent / "heldout.txt" ).read_text( encoding="utf-8" )
+  text = ( find_folder( "tiny" ).parent / "heldout.txt" ).read_text( encoding="utf-8" )
   return TextCodec( "tiny" ).encode( text )
 
 def tiny( folder: Path, precision: str ) -> Device:
