@@ -93,7 +93,7 @@ class NpuFL:
 
   def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], kernels: str | None = None ) -> None:
     self.cfg      = cfg
-    self.dram     = dram
+    self.dram     = np.asarray( dram )       # of a memory-mapped file: without what numpy does at each slice of it
     self.mailbox  = Mailbox( dram )
     self.spad     = np.zeros( ( cfg.derived.spad_rows, cfg.n ), dtype=np.uint32 )
     self.r        = Registers()
@@ -184,17 +184,22 @@ class NpuFL:
 
   def read( self, base: float, rows: int, stride: float, lanes: int ) -> NDArray[np.uint32]:
     """A matrix [rows, lanes] of scratchpad words; lanes need not be a multiple of n."""
-    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( ceil_div( lanes, self.cfg.n ) )
-    return self.spad[index].reshape( rows, -1 )[:, :lanes]
+    width  = ceil_div( lanes, self.cfg.n )
+    matrix = np.empty( ( rows, lanes ), dtype=np.uint32 )
+    for r in range( rows ):
+      start     = int( base ) + r * int( stride )
+      matrix[r] = self.spad[start : start + width].reshape( -1 )[:lanes]
+    return matrix
 
   def write( self, base: float, stride: float, words: NDArray[np.uint32] ) -> None:
     """The inverse; lanes that fill up the last scratchpad row become zero."""
     rows, lanes = words.shape
-    width  = ceil_div( lanes, self.cfg.n )
-    padded = np.zeros( ( rows, width * self.cfg.n ), dtype=np.uint32 )
-    padded[:, :lanes] = words
-    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( width )
-    self.spad[index] = padded.reshape( rows, width, self.cfg.n )
+    width = ceil_div( lanes, self.cfg.n )
+    if lanes % self.cfg.n:
+      words = np.pad( words, ( ( 0, 0 ), ( 0, width * self.cfg.n - lanes ) ) )
+    for r in range( rows ):
+      start = int( base ) + r * int( stride )
+      self.spad[start : start + width] = words[r].reshape( width, self.cfg.n )
 
   #-----------------------------------------------------------------------
   # Load/store unit

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fl import attention_engine, mac_array, vector_unit
 from npu.arch.numerics.fp32 import F32
 
-LARGE_BYTES = 64 << 20    # a smaller memory is read in less time than it takes to load the compiled functions
+LARGE_BYTES = 64 << 20    # with less, numpy is done before the compiled functions are loaded
 
 @dataclass( frozen=True )
 class Kernels:

@@ -1,7 +1,9 @@
 """Attention, compiled: a query row at a time, chunk by chunk, on the KV cache as it lies in memory."""
 
+# Compiled functions carry no type hints: numba's signatures say what they take.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from fl.attention_engine import MAX_DROP, NO_KEY
@@ -13,6 +15,7 @@ from fl.kernels.scalar import (
   fadd,
   fmul,
   i2f,
+  inner,
   largest_exponent,
   lsb_exponent,
   reciprocal,
@@ -23,8 +26,8 @@ from npu.arch.kv_cache import KvLayout
 from npu.arch.numerics.fp32 import F32, I64
 from npu.arch.numerics.special import U_FRACTION_BITS
 
-@njit
-def _scores( q, q_lsb, keys, exponents, factor, count, s ):         # type: ignore[no-untyped-def]
+@inner
+def _scores( q, q_lsb, keys, exponents, factor, count, s ):
   """Scores of the chunk's first `count` keys into s, int64 [16]; their maximum, rounded up to an integer."""
   dim, largest = len( q ), NO_KEY << U_FRACTION_BITS
   for j in range( count ):
@@ -36,8 +39,8 @@ def _scores( q, q_lsb, keys, exponents, factor, count, s ):         # type: igno
     largest = max( largest, s[j] )
   return ( largest + ( ( 1 << U_FRACTION_BITS ) - 1 ) ) >> U_FRACTION_BITS
 
-@njit
-def _chunk_sum( p, values, exponents, terms, acc ):                 # type: ignore[no-untyped-def]
+@inner
+def _chunk_sum( p, values, exponents, terms, acc ):
   """P . V of a chunk in acc, int64 [D]; the power of two of its unit. At most 16 products of 2**30."""
   dim = len( acc )
   for j in range( CHUNK ):
@@ -52,7 +55,7 @@ def _chunk_sum( p, values, exponents, terms, acc ):                 # type: igno
 
 @compiled( "void( int16[:,:,:,::1], int64[:,:,::1], uint8[:,:,::1], int16[:,:,::1], int64, float32, "
            "float32[:,:,:,::1], int64, int64 )" )
-def _attend( q, q_lsb, octets, words, position, factor, out, first, end ):    # type: ignore[no-untyped-def]
+def _attend( q, q_lsb, octets, words, position, factor, out, first, end ):
   """KV heads first to end: q and out [R, KV, group, D], q_lsb [R, KV, group], the cache [KV, chunks, bytes or words].
 
   A row reads chunks up to its own position only: later ones would not change it.

@@ -11,6 +11,9 @@ Why no sum overflows, with |q| <= 2**15 always:
   at most 2**7, times the sum of the group's activations, at most 2**22: in int64.
 """
 
+# Compiled functions carry no type hints: numba's signatures say what they take.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from fl import mac_array
 from fl.kernels.compiler import compiled, in_parallel
-from fl.kernels.scalar import add_exponent, fadd, fmul, from_bits, i2f
+from fl.kernels.scalar import add_exponent, fadd, fmul, from_bits, i2f, inner
 from npu.arch.isa import GemmMode
 from npu.arch.numerics.block_float import lsb_exponent, unpack as unpack_lanes
 from npu.arch.numerics.fp32 import F32
@@ -27,29 +30,33 @@ from npu.arch.weight_stream import ACTIVATION_BITS, FLOATING_MODES, GROUP_MODES,
 
 BLOCK = 256      # products of INT16 and INT8 that are summed in int32
 
+# Put into the caller before it is compiled; left to LLVM, the loop waits for memory twice as long.
+inlined = njit( inline="always" )
+
 #-------------------------------------------------------------------------
 # Sums of n columns
 #-------------------------------------------------------------------------
 
 # In each of these n is a constant where they are called: the loops over columns become vector instructions.
 
-@njit( inline="always" )
-def add_octets( n, q, w, first, end, part ):       # type: ignore[no-untyped-def]
+@inlined
+def add_octets( n, q, w, first, end, part ):
   """Add the products of q[first:end] and rows first to end of w, int8 [K * n], to part, int32 [n]."""
   whole = first + ( end - first ) // 8 * 8
   for k in range( first, whole, 8 ):
     r = w[k * n : ( k + 8 ) * n]
+    a, b, c, d = np.int32( q[k] ), np.int32( q[k + 1] ), np.int32( q[k + 2] ), np.int32( q[k + 3] )
+    e, f, g, h = np.int32( q[k + 4] ), np.int32( q[k + 5] ), np.int32( q[k + 6] ), np.int32( q[k + 7] )
     # Eight rows at once, as `part` is in memory.
-    for c in range( n ):
-      part[c] += np.int32(   q[k    ] * r[        c] + q[k + 1] * r[n     + c] + q[k + 2] * r[2 * n + c]
-                           + q[k + 3] * r[3 * n + c] + q[k + 4] * r[4 * n + c] + q[k + 5] * r[5 * n + c]
-                           + q[k + 6] * r[6 * n + c] + q[k + 7] * r[7 * n + c] )
+    for i in range( n ):
+      part[i] += np.int32(   a * r[        i] + b * r[n     + i] + c * r[2 * n + i] + d * r[3 * n + i]
+                           + e * r[4 * n + i] + f * r[5 * n + i] + g * r[6 * n + i] + h * r[7 * n + i] )
   for k in range( whole, end ):
-    for c in range( n ):
-      part[c] += np.int32( q[k] * w[k * n + c] )
+    for i in range( n ):
+      part[i] += np.int32( q[k] * w[k * n + i] )
 
-@njit( inline="always" )
-def sum_octets( n, q, w, part, acc ):              # type: ignore[no-untyped-def]
+@inlined
+def sum_octets( n, q, w, part, acc ):
   """The products of q, int16 [K], and w, int8 [K * n], summed in acc, int64 [n]."""
   acc[:] = 0
   for first in range( 0, len( q ), BLOCK ):
@@ -58,8 +65,8 @@ def sum_octets( n, q, w, part, acc ):              # type: ignore[no-untyped-def
     for c in range( n ):
       acc[c] += part[c]
 
-@njit( inline="always" )
-def sum_words( n, q, w, acc ):                     # type: ignore[no-untyped-def]
+@inlined
+def sum_words( n, q, w, acc ):
   """The same for w of int16; K is a multiple of 4."""
   acc[:] = 0
   for k in range( 0, len( q ), 4 ):
@@ -68,8 +75,8 @@ def sum_words( n, q, w, acc ):                     # type: ignore[no-untyped-def
       acc[c] += (   np.int64( q[k    ] ) * r[        c] + np.int64( q[k + 1] ) * r[n     + c]
                   + np.int64( q[k + 2] ) * r[2 * n + c] + np.int64( q[k + 3] ) * r[3 * n + c] )
 
-@njit
-def finish( y, exponent, has_bias, bias, residual, m, column ):     # type: ignore[no-untyped-def]
+@inner
+def finish( y, exponent, has_bias, bias, residual, m, column ):
   """What follows a sum that has its scale, as in `mac_array.gemm_integer`."""
   y = add_exponent( y, exponent )
   if has_bias:
@@ -87,7 +94,7 @@ def finish( y, exponent, has_bias, bias, residual, m, column ):     # type: igno
 
 @compiled( "void( int16[:,::1], int64[::1], float32[:,::1], int8[:,::1], int64, boolean, float32[:,::1], "
            "float32[:,::1], int64, int64 )" )
-def gemm_octets( q, exponent, words, weights, n, has_bias, residual, y, first, end ):   # type: ignore[no-untyped-def]
+def gemm_octets( q, exponent, words, weights, n, has_bias, residual, y, first, end ):
   """I16_I8 and I8_I8."""
   part, acc = np.empty( n, np.int32 ), np.empty( n, np.int64 )
   scale = n if has_bias else 0
@@ -106,7 +113,7 @@ def gemm_octets( q, exponent, words, weights, n, has_bias, residual, y, first, e
 
 @compiled( "void( int16[:,::1], int64[::1], float32[:,::1], int16[:,::1], int64, boolean, float32[:,::1], "
            "float32[:,::1], int64, int64 )" )
-def gemm_words( q, exponent, words, weights, n, has_bias, residual, y, first, end ):    # type: ignore[no-untyped-def]
+def gemm_words( q, exponent, words, weights, n, has_bias, residual, y, first, end ):
   """I16_I16."""
   acc   = np.empty( n, np.int64 )
   scale = n if has_bias else 0
@@ -123,8 +130,8 @@ def gemm_words( q, exponent, words, weights, n, has_bias, residual, y, first, en
         y[m, t * n + c] = finish( fmul( i2f( acc[c] ), words[t, scale + c] ), exponent[m], has_bias, words[t, c],
                                   residual, m, t * n + c )
 
-@njit
-def unpack_nibbles( packed, unpacked ):            # type: ignore[no-untyped-def]
+@inner
+def unpack_nibbles( packed, unpacked ):
   """INT4 weights of a group, two in an octet, as int8."""
   for i in range( len( packed ) ):
     unpacked[2 * i    ] = packed[i] & 0xF
@@ -132,7 +139,7 @@ def unpack_nibbles( packed, unpacked ):            # type: ignore[no-untyped-def
 
 @compiled( "void( int16[:,::1], int64[:,::1], int64[::1], uint32[:,::1], int8[:,::1], int64, int64, boolean, boolean, "
            "float32[:,::1], float32[:,::1], int64, int64 )" )
-def gemm_groups( q, sums, exponent, words, weights, n, size, is_nibbles, has_bias,      # type: ignore[no-untyped-def]
+def gemm_groups( q, sums, exponent, words, weights, n, size, is_nibbles, has_bias,
                  residual, y, first, end ):
   """I16_G4 and I16_G8 in groups of `size`; `sums` are those of q by group, [M, groups]."""
   part, unpacked = np.empty( n, np.int32 ), np.empty( size * n, np.int8 )

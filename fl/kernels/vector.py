@@ -1,5 +1,8 @@
 """The vector unit's macro operations of a layer, compiled. What happens once per token stays numpy's."""
 
+# Compiled functions carry no type hints: numba's signatures say what they take.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,7 +12,6 @@ from fl import vector_unit
 from fl.kernels.compiler import compiled
 from fl.kernels.scalar import (
   add_exponent,
-  f2i,
   fadd,
   fmul,
   fsub,
@@ -18,6 +20,7 @@ from fl.kernels.scalar import (
   lsb_exponent,
   rsqrt,
   sigmoid,
+  to_integers,
 )
 from npu.arch.isa import Instruction
 from npu.arch.numerics.fp32 import F32
@@ -27,35 +30,36 @@ U32 = NDArray[np.uint32]
 # Elements are binary32 [rows, length], results likewise; a range of rows is the work.
 
 @compiled( "void( float32[:,::1], float32[::1], float32, float32, float32[:,::1], int64, int64 )" )
-def _rmsnorm( x, gain, inv_length, eps, y, first, end ):       # type: ignore[no-untyped-def]
+def _rmsnorm( x, gain, inv_length, eps, y, first, end ):
+  q = np.empty( x.shape[1], np.int64 )
   for row in range( first, end ):
     lsb     = lsb_exponent( largest_exponent( x[row] ), 16 )
     squares = np.int64( 0 )
+    to_integers( x[row], lsb, 32767, q )
     for i in range( x.shape[1] ):
-      q = f2i( x[row, i], lsb, 32767 )
-      squares += q * q
+      squares += q[i] * q[i]
     mean = add_exponent( fmul( i2f( squares ), inv_length ), 2 * lsb )
     r    = rsqrt( fadd( mean, eps ) )
     for i in range( x.shape[1] ):
       y[row, i] = fmul( fmul( x[row, i], r ), gain[i] )
 
 @compiled( "void( float32[:,::1], int64, uint32[:,::1], int64, int64 )" )
-def _quantize( x, width, lanes, first, end ):                  # type: ignore[no-untyped-def]
+def _quantize( x, width, lanes, first, end ):
+  q = np.empty( x.shape[1], np.int64 )
   for row in range( first, end ):
     exponent = largest_exponent( x[row] )
-    lsb      = lsb_exponent( exponent, width )
-    limit    = ( 1 << ( width - 1 ) ) - 1
+    to_integers( x[row], lsb_exponent( exponent, width ), ( 1 << ( width - 1 ) ) - 1, q )
     for i in range( x.shape[1] ):
-      lanes[row, i] = ( f2i( x[row, i], lsb, limit ) & 0xFFFF ) | ( exponent << 16 )
+      lanes[row, i] = ( q[i] & 0xFFFF ) | ( exponent << 16 )
 
 @compiled( "void( float32[:,::1], float32[:,::1], float32[:,::1], int64, int64 )" )
-def _swiglu( gate, up, y, first, end ):                        # type: ignore[no-untyped-def]
+def _swiglu( gate, up, y, first, end ):
   for row in range( first, end ):
     for i in range( gate.shape[1] ):
       y[row, i] = fmul( fmul( gate[row, i], sigmoid( gate[row, i] ) ), up[row, i] )
 
 @compiled( "void( float32[:,:,::1], uint32[:,:], float32[:,:,::1], int64, int64 )" )
-def _rope( x, table, y, first, end ):                          # type: ignore[no-untyped-def]
+def _rope( x, table, y, first, end ):
   half = x.shape[2] // 2
   for row in range( first, end ):
     for i in range( half ):
