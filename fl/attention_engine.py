@@ -7,6 +7,7 @@ Sums inside a chunk are exact integers; between chunks the order is fixed: so pr
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pymtl3 import mk_bits
 
 from fl.agent import Agent, Process
@@ -14,6 +15,7 @@ from fl.vector_unit import SCORE_LIMIT, ceil_to_integer
 from npu.arch.config import CHUNK, LINE_BYTES, MAX_HEAD_DIM, NpuConfig, ceil_div
 from npu.arch.footprint import bounds, footprint, kv_layout
 from npu.arch.isa import Error, Instruction, mk
+from npu.arch.kv_cache import KvLayout
 from npu.arch.messages import Ack, Done, mk_attend_cmd, mk_mem_read_req, mk_mem_write, mk_spad_write
 from npu.arch.numerics.block_float import lsb_exponent, quantize, unpack
 from npu.arch.numerics.fp32 import BIAS, F32, I64, add_exponent, bits, f2i, fadd, fmul, from_bits, i2f
@@ -108,6 +110,15 @@ def attend( q: I64, q_exponent: I64, k: I64, k_exponent: I64, v: I64, v_exponent
     before = top[..., c]
   out = fmul( o, reciprocal( l )[..., None] )
   return out.reshape( kv_heads, rows, group, dim ).transpose( 1, 0, 2, 3 ).reshape( rows, heads, dim )
+
+def attend_cache( q: I64, q_exponent: I64, layout: KvLayout, cache: NDArray[np.uint8], position: int,
+                  factor: float ) -> F32:
+  """`attend` on a layer's cache as it lies in memory, bytes; `fl.kernels.attention` has it compiled.
+
+  The keys and values of the queries' own positions are in the cache already.
+  """
+  chunks = ceil_div( position + len( q ), CHUNK )
+  return attend( q, q_exponent, *layout.read( cache, 0, chunks ), *layout.read( cache, 1, chunks ), position, factor )
 
 #-------------------------------------------------------------------------
 # Component

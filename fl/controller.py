@@ -79,16 +79,19 @@ def boot( mailbox: Mailbox ) -> Registers:
 
 def holds( cond: int, r: Registers ) -> bool:
   """Whether an instruction's condition holds."""
+  if cond == Cond.ALWAYS:
+    return True
   score = bool( r.flags & Flag.SCORE )
-  return { Cond.ALWAYS:   True,
-           Cond.PREFILL:  not score and r.pos < r.len,
+  return { Cond.PREFILL:  not score and r.pos < r.len,
            Cond.GENERATE: not score,
            Cond.SCORE:    score,
            Cond.LOGITS:   score or bool( r.flags & Flag.LOGITS ) }[Cond( cond )]
 
 def offset( rel: int, r: Registers ) -> int:
   """Value of the register that an address is relative to."""
-  return { Rel.NONE: 0, Rel.POS: r.pos, Rel.LAST: max( r.rows - 1, 0 ), Rel.TOKEN: r.token,
+  if rel == Rel.NONE:
+    return 0
+  return { Rel.POS: r.pos, Rel.LAST: max( r.rows - 1, 0 ), Rel.TOKEN: r.token,
            Rel.LEN: r.len }[Rel( rel )]
 
 def control( i: Instruction, r: Registers, tokens: NDArray[np.uint32] ) -> Status:

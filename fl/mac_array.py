@@ -186,6 +186,11 @@ def gemm( layout: StreamLayout, weights: Weights, lanes: NDArray[np.uint32], res
   assert weights.scales is not None
   return function( q, exponent, ACTIVATION_BITS[layout.mode], weights.values, weights.scales, weights.bias, residual )
 
+def gemm_stream( layout: StreamLayout, stream: NDArray[np.uint32], lanes: NDArray[np.uint32],
+                 residual: F32 | None = None ) -> F32:
+  """The same from the stream as it lies in memory, uint32 words; `fl.kernels.gemm` has it compiled."""
+  return gemm( layout, weights_of( layout, stream ), lanes, residual )
+
 #-------------------------------------------------------------------------
 # Component
 #-------------------------------------------------------------------------
@@ -236,7 +241,7 @@ class MacArrayFL( Agent ):
     if int( i.flags ) & GemmFlag.RESIDUAL:
       words    = yield from s.read_matrix( "res", i.src2, rows, i.dst_stride, width )
       residual = from_bits( words )[:, : int( i.cols )]
-    y = gemm( layout, weights_of( layout, stream ), lanes[:, : int( i.k )], residual )
+    y = gemm_stream( layout, stream, lanes[:, : int( i.k )], residual )
     result = np.zeros( ( rows, width * n ), dtype=np.uint32 )
     result[:, : int( i.cols )] = bits( y )
     yield from s.write_matrix( i.dst, i.dst_stride, result )

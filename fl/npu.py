@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fl import attention_engine, controller, mac_array, vector_unit
 from fl.controller import Fault, Registers
+from fl.kernels import choose
 from npu.arch.config import CHUNK, LINE_BYTES, NpuConfig, ceil_div
 from npu.arch.footprint import gemm_layout, kv_layout, kv_sweeps
 from npu.arch.isa import (
@@ -29,7 +30,6 @@ from npu.arch.isa import (
 from npu.arch.mailbox import Mailbox, Word
 from npu.arch.numerics.block_float import unpack
 from npu.arch.numerics.fp32 import bits, from_bits
-from npu.arch.weight_stream import Weights
 
 TokenCallback = Callable[[int], None]
 
@@ -63,28 +63,6 @@ class Result:
 
 R = TypeVar( "R", bound=Result )
 
-@dataclass
-class _WeightCache:
-  """Unpacked weights by stream address, as long as they fit; a write to the stream drops them."""
-  budget: int
-  used: int = 0
-  entries: dict[tuple, tuple[int, int, Weights]] = field( default_factory=dict )
-
-  def get( self, key: tuple, low: int, high: int, make: Callable[[], Weights] ) -> Weights:
-    """The weights of the stream in lines low..high."""
-    if key in self.entries:
-      return self.entries[key][2]
-    made = make()
-    if self.used + made.values.nbytes <= self.budget:
-      self.entries[key] = ( low, high, made )
-      self.used += made.values.nbytes
-    return made
-
-  def drop( self, low: int, high: int ) -> None:
-    """Forget what was unpacked from lines that are being written."""
-    for key in [ k for k, ( a, b, _ ) in self.entries.items() if a < high and low < b ]:
-      self.used -= self.entries.pop( key )[2].values.nbytes
-
 def drain( run: Generator[int, None, R], on_token: TokenCallback | None = None ) -> R:
   """Take all tokens of a run, call `on_token` with each, and return how it ended."""
   try:
@@ -108,19 +86,20 @@ class NpuFL:
     The configuration that the image was compiled for.
   dram
     Bytes; the mailbox is at address 0. It is written to.
-  cache_bytes
-    Memory to spend on unpacked weights; beyond it they are unpacked each time.
+  kernels
+    Who computes: `numpy`, the specification; `compiled`, the same bits sooner; None: compiled for a memory of 64 MiB or
+    more, as loading the compiled functions takes half a second.
   """
 
-  def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], cache_bytes: int = 5 << 30 ) -> None:
+  def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], kernels: str | None = None ) -> None:
     self.cfg      = cfg
-    self.dram     = dram
+    self.dram     = np.asarray( dram )       # of a memory-mapped file: without what numpy does at each slice of it
     self.mailbox  = Mailbox( dram )
     self.spad     = np.zeros( ( cfg.derived.spad_rows, cfg.n ), dtype=np.uint32 )
     self.r        = Registers()
     self.counters = Counters()
     self._best: tuple[float, int] | None = None
-    self._cache   = _WeightCache( cache_bytes )
+    self.kernels  = choose( kernels, dram.size )
 
   #-----------------------------------------------------------------------
   # The run
@@ -205,17 +184,22 @@ class NpuFL:
 
   def read( self, base: float, rows: int, stride: float, lanes: int ) -> NDArray[np.uint32]:
     """A matrix [rows, lanes] of scratchpad words; lanes need not be a multiple of n."""
-    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( ceil_div( lanes, self.cfg.n ) )
-    return self.spad[index].reshape( rows, -1 )[:, :lanes]
+    width  = ceil_div( lanes, self.cfg.n )
+    matrix = np.empty( ( rows, lanes ), dtype=np.uint32 )
+    for r in range( rows ):
+      start     = int( base ) + r * int( stride )
+      matrix[r] = self.spad[start : start + width].reshape( -1 )[:lanes]
+    return matrix
 
   def write( self, base: float, stride: float, words: NDArray[np.uint32] ) -> None:
     """The inverse; lanes that fill up the last scratchpad row become zero."""
     rows, lanes = words.shape
-    width  = ceil_div( lanes, self.cfg.n )
-    padded = np.zeros( ( rows, width * self.cfg.n ), dtype=np.uint32 )
-    padded[:, :lanes] = words
-    index = int( base ) + np.arange( rows )[:, None] * int( stride ) + np.arange( width )
-    self.spad[index] = padded.reshape( rows, width, self.cfg.n )
+    width = ceil_div( lanes, self.cfg.n )
+    if lanes % self.cfg.n:
+      words = np.pad( words, ( ( 0, 0 ), ( 0, width * self.cfg.n - lanes ) ) )
+    for r in range( rows ):
+      start = int( base ) + r * int( stride )
+      self.spad[start : start + width] = words[r].reshape( width, self.cfg.n )
 
   #-----------------------------------------------------------------------
   # Load/store unit
@@ -253,7 +237,6 @@ class NpuFL:
     for r in range( rows ):
       line = int( i.dram ) + ( off + r ) * int( i.row_lines )
       self.words( line, int( i.length ) )[:] = data[r]
-      self._cache.drop( line, line + ceil_div( 4 * int( i.length ), LINE_BYTES ) )
     self.counters.dram_bytes_written["store"] += rows * self.beat_bytes( i.length )
 
   #-----------------------------------------------------------------------
@@ -265,19 +248,12 @@ class NpuFL:
     residual = None
     if int( i.flags ) & GemmFlag.RESIDUAL:
       residual = from_bits( self.read( i.src2, rows, i.dst_stride, int( i.cols ) ) )
-    lanes = self.read( i.src, rows, i.src_stride, int( i.k ) )
-    y     = mac_array.gemm( layout, self.weights( i ), lanes, residual )
+    lanes  = self.read( i.src, rows, i.src_stride, int( i.k ) )
+    stream = self.words( int( i.dram ), layout.total_bytes // 4 )
+    y      = self.kernels.gemm( layout, stream, lanes, residual )
     self.write( i.dst, i.dst_stride, bits( y ) )
     self.counters.macs += rows * layout.k * layout.cols
     self.counters.dram_bytes_read["weights"] += layout.total_bytes
-
-  def weights( self, i: Instruction ) -> Weights:
-    """The weight stream of a GEMM, unpacked, from the cache if it is there."""
-    layout = gemm_layout( self.cfg, i )
-    low    = int( i.dram )
-    high   = low + ceil_div( layout.total_bytes, LINE_BYTES )
-    return self._cache.get( ( low, layout ), low, high,
-                            lambda: mac_array.weights_of( layout, self.words( low, layout.total_bytes // 4 ) ) )
 
   #-----------------------------------------------------------------------
   # Vector unit
@@ -287,7 +263,7 @@ class NpuFL:
     """Any instruction of the vector unit."""
     words = [ self.read( o.base, o.rows, o.stride, o.width * self.cfg.n )
               for o in vector_unit.operands( self.cfg, i, rows, off ) ]
-    result, self._best = vector_unit.execute( self.cfg, i, words, self._best )
+    result, self._best = vector_unit.execute( self.cfg, i, words, self._best, self.kernels.vector )
     if result is not None:
       self.write( i.dst, i.dst_stride, result )
     elif self._best:
@@ -302,19 +278,16 @@ class NpuFL:
     dim    = layout.head_dim
     start  = int( i.dram ) * LINE_BYTES
     cache  = self.dram[start : start + layout.total_lines * LINE_BYTES]
-    self._cache.drop( int( i.dram ), int( i.dram ) + layout.total_lines )
     q, q_exp = unpack( self.read( i.src, rows, i.src_stride, heads * dim ).reshape( rows, heads, dim ) )
     new = self.read( i.src2, rows, i.src_stride, 2 * kv * dim ).reshape( rows, 2, kv, dim )
     for r in range( rows ):
       for which in ( 0, 1 ):
         layout.append( cache, which, self.r.pos + r, *unpack( new[r, which] ) )
-    chunks = ceil_div( self.r.pos + rows, CHUNK )
-    k, k_exp = layout.read( cache, 0, chunks )
-    v, v_exp = layout.read( cache, 1, chunks )
-    out = attention_engine.attend( q, q_exp, k, k_exp, v, v_exp, self.r.pos, float( i.factor ) )
+    out = self.kernels.attend( q, q_exp, layout, cache, self.r.pos, float( i.factor ) )
     self.write( i.dst, i.dst_stride, bits( out.reshape( rows, -1 ) ) )
     keys = sum( self.r.pos + r + 1 for r in range( rows ) )
     self.counters.macs += 2 * heads * dim * keys
+    chunks = ceil_div( self.r.pos + rows, CHUNK )
     sweeps = kv_sweeps( self.cfg, rows, heads // kv )
     self.counters.dram_bytes_read["kv"] += sweeps * kv * chunks * layout.chunk_lines * LINE_BYTES
     self.counters.dram_bytes_written["kv_wr"] += rows * kv * 2 * ( 2 * dim + self.cfg.derived.beat_bytes )

@@ -5,7 +5,7 @@ segments. Every multiply and add is one flushed binary32 operation, in the order
 as a whole, from scratchpad words to scratchpad words; `VectorUnitFL` is the block's ports around it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +170,8 @@ def spread( cfg: NpuConfig, i: Instruction, result: U32 ) -> U32:
   words[..., : length * segments // parts] = result.reshape( rows, parts, -1 )
   return words.reshape( rows, -1 )
 
-def execute( cfg: NpuConfig, i: Instruction, words: list[U32], best: Best = None ) -> tuple[U32 | None, Best]:
+def execute( cfg: NpuConfig, i: Instruction, words: list[U32], best: Best = None,
+             functions: Mapping[str, Callable[..., U32]] | None = None ) -> tuple[U32 | None, Best]:
   """What a command computes.
 
   Parameters
@@ -179,6 +180,8 @@ def execute( cfg: NpuConfig, i: Instruction, words: list[U32], best: Best = None
     The matrices of `operands` as they stand in the scratchpad, [rows, width * n].
   best
     What the last ARGMAX returned, None if there was none.
+  functions
+    FUNCTIONS, or others that compute the same.
 
   Returns
   -------
@@ -187,7 +190,7 @@ def execute( cfg: NpuConfig, i: Instruction, words: list[U32], best: Best = None
   if i.mnemonic == "ARGMAX":
     return None, argmax( from_bits( words[0][0, : int( i.length )] ), None if i.first else best, int( i.base ) )
   x = elements( i, words[0], int( i.segments ) )
-  return spread( cfg, i, _FUNCTIONS[i.mnemonic]( i, x, *words[1:] ) ), best
+  return spread( cfg, i, ( functions or FUNCTIONS )[i.mnemonic]( i, x, *words[1:] ) ), best
 
 def _rmsnorm( i: Instruction, x: U32, gains: U32 ) -> U32:
   gain = from_bits( gains[0, : int( i.length )] )
@@ -201,7 +204,7 @@ def _binary( function: Callable[[F32, F32], F32] ) -> Callable[..., U32]:
   return lambda i, x, y: bits( function( from_bits( x ), from_bits( elements( i, y, int( i.segments ) ) ) ) )
 
 # From the elements of src [rows, segments, length] and the words of src2 to the elements of the result.
-_FUNCTIONS: dict[str, Callable[..., U32]] = {
+FUNCTIONS: Mapping[str, Callable[..., U32]] = {
   "RMSNORM":  _rmsnorm,
   "ROPE":     _rope,
   "SOFTMAX":  lambda i, x: bits( softmax( from_bits( x ), float( i.factor ) ) ),

@@ -28,7 +28,7 @@ class Follower( NpuFL ):
   """
 
   def __init__( self, cfg: NpuConfig, dram: NDArray[np.uint8], recording: Recording ) -> None:
-    super().__init__( cfg, dram, cache_bytes=0 )
+    super().__init__( cfg, dram, kernels="numpy" )
     self.recording = recording
     self.command: dict[str, int] | None = None     # of the last instruction
     self.touched: list[Access] = []                # what it has written, wherever that is

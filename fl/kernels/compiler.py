@@ -1,0 +1,90 @@
+"""Functions compiled by numba, each when it is first called, kept on disk, and run on all cores.
+
+Each is compiled for one signature, so a run compiles what it uses and nothing twice: some seconds per function the
+first time, some hundredths from the cache. Floating point is strict: numba reorders and fuses nothing unless `fastmath`
+asks for it, which nothing here does.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from npu.arch.config import ceil_div
+from npu.arch.numerics import tables
+
+def cache_folder() -> Path | None:
+  """Where compiled functions are kept: in NPU_CACHE_DIR if it is set, else in npu of $XDG_CACHE_HOME or ~/.cache.
+
+  The name has a hash of everything that is compiled in, as numba sees a change in the calling function's file only.
+  None if no such folder can be written: then every process compiles for itself.
+  """
+  sources = [ *sorted( Path( __file__ ).parent.glob( "*.py" ) ), Path( tables.__file__ ) ]
+  key     = hashlib.sha256( b"".join( p.read_bytes() for p in sources ) ).hexdigest()[:16]
+  named, xdg = os.environ.get( "NPU_CACHE_DIR" ), Path( os.environ.get( "XDG_CACHE_HOME", "" ) )
+  try:
+    # The specification of the base folders wants a relative XDG_CACHE_HOME to be ignored.
+    base   = Path( named ).resolve() if named else ( xdg if xdg.is_absolute() else Path.home() / ".cache" ) / "npu"
+    folder = base / f"kernels-{key}"
+    folder.mkdir( parents=True, exist_ok=True )
+  except ( OSError, RuntimeError ):      # no permission; no home folder
+    return None
+  return folder if os.access( folder, os.W_OK ) else None
+
+def _compile( signature: str, function: Callable[..., None] ) -> Callable[..., None]:
+  # numba takes the folder from its settings when a function asks for a cache; others' settings stay as they are.
+  folder, before = cache_folder(), numba.config.CACHE_DIR
+  numba.config.CACHE_DIR = str( folder or before )
+  try:
+    decorate = numba.njit( signature, nogil=True, error_model="numpy", cache=bool( folder ) )
+    made: Callable[..., None] = decorate( function )
+    return made
+  finally:
+    numba.config.CACHE_DIR = before
+
+def compiled( signature: str ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+  """Decorator: compile the function for this one signature when it is first called.
+
+  The last two arguments are a range of independent pieces of work, first and end; `in_parallel` may cut it.
+  """
+  def decorate( function: Callable[..., None] ) -> Callable[..., None]:
+    get = functools.cache( lambda: _compile( signature, function ) )
+    @functools.wraps( function )
+    def call( *arguments: Any ) -> None:
+      get()( *arguments )
+    return call
+  return decorate
+
+#-------------------------------------------------------------------------
+# Threads
+#-------------------------------------------------------------------------
+
+SHARE = 1 << 19    # some 30 microseconds of multiply-accumulates
+
+# numba's own threads would end the process if two runs used them at once.
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor | None:
+  helpers = len( os.sched_getaffinity( 0 ) ) - 1
+  return ThreadPoolExecutor( helpers, "npu-kernel" ) if helpers else None
+
+os.register_at_fork( after_in_child=_pool.cache_clear )      # a child process has none of its parent's threads
+
+def in_parallel( function: Callable[..., None], pieces: int, work: int, *arguments: Any ) -> None:
+  """Call a compiled function on pieces 0 to `pieces` - 1, a share for each core.
+
+  `work` is the multiply-accumulates of all pieces: a share of less than SHARE would not be worth a thread's attention.
+  """
+  pool  = _pool()
+  cores = min( pool._max_workers + 1 if pool else 1, max( work // SHARE, 1 ) )
+  share = ceil_div( pieces, cores )
+  others = [ pool.submit( function, *arguments, first, min( first + share, pieces ) )
+             for first in range( share, pieces, share ) ] if pool else []
+  function( *arguments, 0, min( share, pieces ) )
+  for other in others:
+    other.result()
