@@ -8,6 +8,7 @@ from .errors import NpuError as NpuError
 from .machine.levels import BLOCKS as BLOCKS, LEVELS as LEVELS
 from .machine.npu import Npu as Npu, SimulationError as SimulationError
 from .machine.simulation import Machine as Machine
+from .runtime.chat import Conversation as Conversation
 from .runtime.device import Device as Device, SimOptions as SimOptions
 from .runtime.images import compile as compile, load as load
 from .runtime.report import RunReport as RunReport

@@ -41,6 +41,11 @@ CONFIG: dict[str, Any] = {
   "rms_norm_eps": 1e-6, "rope_theta": 1e4, "tie_word_embeddings": True,
   "bos_token_id": 381, "eos_token_id": 381, "use_sliding_window": False }
 
+# The chat template of many models, without a system prompt of its own.
+CHATML = ( "{%- for message in messages %}\n  {{- '<|im_start|>' + message.role + '\\n' + message.content + "
+           "'<|im_end|>' + '\\n' }}\n{%- endfor %}\n"
+           "{%- if add_generation_prompt %}\n  {{- '<|im_start|>assistant\\n' }}\n{%- endif %}" )
+
 REMOVED = object()     # as the value of a change: the key goes
 
 # Where a value goes, and the value: ( tensor, index, value ).
@@ -98,7 +103,7 @@ def mk_checkpoint( folder: Path, seed: int = 0, *, dtype: str = "F32", shards: i
                    drop: Collection[str] = (), reshape: Mapping[str, tuple[int, ...]] | None = None,
                    poison: Collection[Poison] = (), retype: Mapping[str, str] | None = None,
                    replace: Mapping[str, NDArray] | None = None,
-                   generation: Mapping[str, Any] | None = None, tokenizer: bool = True,
+                   generation: Mapping[str, Any] | None = None, tokenizer: bool = True, template: str | None = None,
                    **config_changes: Any ) -> Path:
   """Write a small random Qwen2 checkpoint to `folder`, which is made; returns it.
 
@@ -120,6 +125,8 @@ def mk_checkpoint( folder: Path, seed: int = 0, *, dtype: str = "F32", shards: i
     Contents of generation_config.json, which is not written without.
   tokenizer
     Whether to add the tokenizer of the embedded model `nano`, of 384 tokens.
+  template
+    A chat template to add, in a file of its own.
   config_changes
     Keys of config.json, see CONFIG; REMOVED takes one out.
   """
@@ -131,6 +138,8 @@ def mk_checkpoint( folder: Path, seed: int = 0, *, dtype: str = "F32", shards: i
   if tokenizer:
     for name in ( "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt" ):
       shutil.copy( NANO / name, folder )
+  if template is not None:
+    ( folder / "chat_template.jinja" ).write_text( template )
   tensors = random_tensors( expected_shapes( config ), seed ) | dict( replace or {} )
   tensors |= { n: np.resize( tensors[n], shape ) for n, shape in ( reshape or {} ).items() }
   for name, index, value in poison:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from npu.cli import hardware, look, measure, models, run
+from npu.cli import chat, hardware, look, measure, models, run
 from npu.cli.output import messages
 from npu.errors import NpuError, OptionError
 
@@ -16,7 +16,8 @@ app = typer.Typer( help="The open NPU: compile and run Qwen2 checkpoints, at the
 
 # By task, in the order of the help.
 COMMANDS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
-  "Run":         ( ( "run", run.run ), ( "compile", run.compile_ ), ( "random-model", run.random_model ) ),
+  "Run":         ( ( "run", run.run ), ( "chat", chat.chat ), ( "compile", run.compile_ ),
+                   ( "random-model", run.random_model ) ),
   "Models":      ( ( "models", models.models ), ( "fetch", models.fetch ) ),
   "Look inside": ( ( "info", look.info ), ( "disasm", look.disasm ), ( "diff", look.diff ) ),
   "Measure":     ( ( "compare", measure.compare ), ),

@@ -13,6 +13,7 @@ from translation.blocks import BLOCKS, LEVELS
 # What a shell completes, written out where an import would take longer than a key; a test holds them to the originals.
 MODELS     = ( "tiny", "nano" )
 PRECISIONS = ( "w8a16", "w16a16", "w8a8", "w4a16", "bf16" )
+SAMPLINGS  = ( "model", )
 SHAPES     = ( "qwen2-0.5b", "qwen2-1.5b", "tiny", "nano" )
 
 DEFAULT_MODEL     = "tiny"
@@ -39,6 +40,30 @@ PrecisionOpt = Annotated[str, typer.Option(
 BlockOpt     = Annotated[str, typer.Option(
   "--block", help=f"{or_( BLOCKS )}.", autocompletion=among( BLOCKS ) )]
 PromptOpt    = Annotated[str, typer.Option( help="Text to continue." )]
+AnyPromptOpt = Annotated[str | None, typer.Option(
+  metavar="TEXT",
+  help=f'Text to continue; - is standard input (default: what is piped in, or "{DEFAULT_PROMPT}").' )]
+PromptFileOpt = Annotated[str | None, typer.Option( metavar="FILE",
+                                                    help="Continue the text of a file; - is standard input." )]
+SystemOpt    = Annotated[str | None, typer.Option(
+  metavar="TEXT", help="System prompt of a conversation (default: what the model's template has)." )]
+SamplingOpt  = Annotated[str | None, typer.Option(
+  metavar="model", help="model: sample as its makers advise; the options of sampling change that.",
+  autocompletion=among( SAMPLINGS ) )]
+HeatOpt      = Annotated[float | None, typer.Option( help="0 is greedy, on the NPU (default); else the host samples." )]
+TopKOpt      = Annotated[int | None, typer.Option( help="Sample from the k likeliest tokens; 0: all (default)." )]
+TopPOpt      = Annotated[float | None, typer.Option(
+  help="Sample from the likeliest tokens of this total (default: 1)." )]
+MinPOpt      = Annotated[float | None, typer.Option(
+  help="Leave out tokens of less than this share of the likeliest one's probability (default: 0)." )]
+PenaltyOpt   = Annotated[float | None, typer.Option(
+  help="Divide logits of tokens that are there already by this (default: 1)." )]
+SeedOpt      = Annotated[int | None, typer.Option( help="Seed of the sampling (default: 0)." )]
+StopOpt      = Annotated[list[str] | None, typer.Option(
+  metavar="TEXT", help="End before this text; may be given several times." )]
+TraceOpt     = Annotated[bool, typer.Option( "--line-trace", help="Write a line per cycle to standard error." )]
+VcdOpt       = Annotated[str | None, typer.Option(
+  metavar="FILE", help="Write waveforms; the inside of Verilated blocks goes to files beside it." )]
 TokensOpt    = Annotated[int, typer.Option( "--max-new-tokens", help="Tokens to produce at most." )]
 EosOpt       = Annotated[bool, typer.Option( "--ignore-eos", help="Go on after the end of the text." )]
 LevelOpt     = Annotated[str | None, typer.Option(

@@ -83,7 +83,7 @@ class Stats:
         found[key] = found.get( key, 0 ) + value
     for name, unit in more.units.items():
       self.units.setdefault( name, UnitStats() ).add( unit )
-    self.mac_utilization = self.units["mac_array"].macs / ( n * n * self.cycles )
+    self.mac_utilization = self.units["mac_array"].macs / ( n * n * max( self.cycles, 1 ) )
 
 @dataclass( frozen=True )
 class TimedResult( Result ):
@@ -215,7 +215,8 @@ class Machine:
               quiet_cycles: int | None = None ) -> Generator[int, None, TimedResult]:
     """Ring the doorbell and simulate until the run has ended: tokens as they appear in the mailbox, and how it ended.
 
-    Whoever stops taking tokens (`close` of the generator) resets the machine; `stopped` is what it took until then.
+    Whoever stops taking tokens (`close` of the generator, or Ctrl-C at any time) resets the machine; `stopped` is what
+    it took until then.
 
     Parameters
     ----------
@@ -234,7 +235,7 @@ class Machine:
     stats = Stats()
     try:
       return ( yield from self._stream( stats, progress, max_cycles, quiet_cycles ) )
-    except GeneratorExit:
+    except ( GeneratorExit, KeyboardInterrupt ):
       if not self._closed:
         self._collect( stats )
         self.stopped = stats
@@ -261,11 +262,11 @@ class Machine:
         e.add_note( f"cycle {npu.now}: {npu.line_trace()}" )
         raise
       cycle += 1
+      stats.cycles = cycle
       if dram.mailbox_writes != seen:
         seen = dram.mailbox_writes
         for token in tokens.new():
           stats.token_cycles.append( cycle )
-          stats.cycles = cycle
           yield token
       if cycle % CHECKED_CYCLES == 0 or cycle == max_cycles:
         if progress:
@@ -274,7 +275,6 @@ class Machine:
           raise SimulationError( f"nothing has moved for {quiet} cycles, in cycle {cycle}: {npu.waiting_for()}" )
         if max_cycles is not None and cycle >= max_cycles and host.status is None:
           raise SimulationError( f"the run has not ended after {cycle} cycles: {npu.waiting_for()}" )
-    stats.cycles = cycle
     self._collect( stats )
     box = self.mailbox
     return TimedResult( Status( box[Word.STATUS] ), Error( box[Word.ERROR] ), box[Word.PC], box[Word.COUNT], stats )
@@ -283,7 +283,7 @@ class Machine:
     n, size     = self.cfg.n, self.cfg.derived.beat_bytes
     stats.units = self.npu.stats()
     stats.macs  = sum( u.macs for u in stats.units.values() )
-    stats.mac_utilization    = stats.units["mac_array"].macs / ( n * n * stats.cycles )
+    stats.mac_utilization    = stats.units["mac_array"].macs / ( n * n * max( stats.cycles, 1 ) )
     stats.dram_bytes_read    = { name: size * sum( u.beats_read[name] for u in stats.units.values() )
                                  for name in READ_CLIENTS }
     stats.dram_bytes_written = { name: size * sum( u.beats_written[name] for u in stats.units.values() )

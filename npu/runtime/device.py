@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fl.npu import Counters, NpuFL, Result, drain
 from npu.arch.config import LINE_BYTES, NpuConfig
 from npu.arch.isa import Error, Status
-from npu.arch.mailbox import Flag, Word
+from npu.arch.mailbox import MAX_EOS, Flag, Word
 from npu.compiler.image import Image
 from npu.errors import NpuError, OptionError
 from npu.machine.levels import parse_levels
@@ -108,6 +108,7 @@ def move_waves( target: Path ) -> None:
 class Generation:
   """What a run produced. `wall_seconds` is the NPU's prefill and decode, without compiling or loading."""
   prompt_tokens: list[int]
+  cached_tokens: int = 0               # of the prompt, in the KV cache already
   tokens: list[int] = field( default_factory=list )
   status: Status = Status.RUNNING      # still, if nobody took the last tokens
   wall_seconds: float = 0.0
@@ -135,6 +136,10 @@ def check_prompt( manifest: Mapping[str, Any], tokens: list[int], max_new_tokens
   wrong = [ t for t in tokens if not 0 <= t < vocab ]
   if wrong:
     raise NpuError( f"the prompt has token {max( wrong )}; the model's vocabulary is 0 to {vocab - 1}" )
+
+def common_prefix( a: Sequence[int], b: Sequence[int] ) -> int:
+  """How many elements two sequences have in common at their beginning."""
+  return next( ( i for i, ( x, y ) in enumerate( zip( a, b, strict=False ) ) if x != y ), min( len( a ), len( b ) ) )
 
 class Device:
   """An NPU with an image loaded. A context manager: `close` frees what a machine with cycles holds.
@@ -220,12 +225,25 @@ class Device:
     """As the function of this name."""
     check_prompt( self.manifest, tokens, max_new_tokens )
 
-  def load_prompt( self, tokens: list[int] ) -> None:
-    """Put a prompt into the token buffer and go back to position 0; NpuError as `check_prompt`."""
+  @property
+  def cached( self ) -> list[int]:
+    """The tokens whose keys and values the KV cache holds, from position 0 on."""
+    box = self.npu.mailbox
+    return [ int( t ) for t in box.tokens[: box[Word.POS]] ]
+
+  def load_prompt( self, tokens: list[int], reuse_cache: bool = False ) -> int:
+    """Put a prompt into the token buffer and go back to position 0; NpuError as `check_prompt`.
+
+    With `reuse_cache`, go back no further than to where the prompt leaves what the KV cache holds: what is beyond will
+    be written over. The last token is always computed, since the next one follows from it. Returns the position.
+    """
     self.check_prompt( tokens )
     box = self.npu.mailbox
+    # The position first: wherever this is interrupted, what is before the position is in the cache.
+    box[Word.POS] = common_prefix( self.cached, tokens[:-1] ) if reuse_cache else 0
     box.tokens[: len( tokens )] = tokens
-    box[Word.POS], box[Word.LEN] = 0, len( tokens )
+    box[Word.LEN] = len( tokens )
+    return box[Word.POS]
 
   def ring( self, limit: int, flags: int = 0, eos: tuple[int, ...] = (),
             on_token: Callable[[int], None] | None = None, on_progress: OnProgress | None = None ) -> Result:
@@ -248,10 +266,15 @@ class Device:
       `npu.machine.simulation.Machine.stream` raises.
     """
     self.prepare( limit, flags, eos )
-    if isinstance( self.npu, NpuFL ):
-      result = yield from self.npu.stream()
-    else:
-      result = yield from self._simulate( self.npu, on_progress )
+    known = self.npu.mailbox[Word.LEN]
+    try:
+      if isinstance( self.npu, NpuFL ):
+        result = yield from self.npu.stream()
+      else:
+        result = yield from self._simulate( self.npu, on_progress )
+    except ( GeneratorExit, KeyboardInterrupt ):
+      self._note_position( known )
+      raise
     if result.status == Status.ERROR:
       raise NpuError( f"the NPU stopped with {Error( result.error ).name} at instruction {result.pc}" )
     return result
@@ -262,7 +285,16 @@ class Device:
     box[Word.FLAGS], box[Word.LIMIT], box[Word.EOS_COUNT] = flags, min( limit, 0xFFFFFFFF ), len( eos )
     for i, token in enumerate( eos ):
       box[Word.EOS + i] = token
+    box[Word.COUNT]    = 0       # the NPU's first act as well; if it is stopped before that, no token has come
     box[Word.DOORBELL] = 1
+
+  def _note_position( self, known: int ) -> None:
+    """After a run from so many tokens on that was stopped, which has not written POS: all tokens but the last one it
+    produced are in the cache. If it produced none, what was there before is all that is sure.
+    """
+    box = self.npu.mailbox
+    if box[Word.COUNT]:
+      box[Word.POS] = known + box[Word.COUNT] - 1
 
   def _simulate( self, machine: "Machine", on_progress: OnProgress | None ) -> Generator[int, None, Result]:
     assert self.stats
@@ -270,8 +302,10 @@ class Device:
     left   = None if options.max_cycles is None else max( options.max_cycles - self.stats.cycles, 1 )
     try:
       result = yield from machine.stream( on_progress, left, options.hang_cycles )
-    except GeneratorExit:
+    except ( GeneratorExit, KeyboardInterrupt ):
       self.stats.add( machine.stopped, self.cfg.n )
+      if count := machine.mailbox[Word.COUNT]:
+        self._executed += instructions_of( self.dram, before, count )
       raise
     self.stats.add( result.stats, self.cfg.n )
     if result.status != Status.ERROR:
@@ -296,11 +330,29 @@ class Device:
     return self.last
 
   def stream( self, prompt: list[int], max_new_tokens: int, sampling: Sampling | None = None,
-              stop_at_eos: bool = True, on_progress: OnProgress | None = None ) -> Generator[int, None, None]:
+              stop_at_eos: bool = True, on_progress: OnProgress | None = None, *, end_tokens: Sequence[int] = (),
+              reuse_cache: bool = False ) -> Generator[int, None, None]:
     """Continue a prompt: tokens as they come, the end-of-sequence token included. What it took is in `last`.
 
-    Greedy runs are one doorbell; sampled ones ring once a token. `on_progress` is called, at levels with cycles, now
-    and then with the cycle since the first doorbell and the instruction. Whoever stops taking tokens ends the run.
+    Greedy runs are one doorbell; sampled ones ring once a token. Whoever stops taking tokens ends the run; the KV
+    cache then holds all tokens but the last one, as it does after any end.
+
+    Parameters
+    ----------
+    prompt
+      Tokens.
+    max_new_tokens
+      Tokens to produce at most.
+    sampling
+      How the host picks tokens; by default the NPU takes the likeliest.
+    stop_at_eos
+      Whether the model's end-of-sequence tokens end the run.
+    on_progress
+      At levels with cycles, called now and then with the cycle since the first doorbell and the instruction.
+    end_tokens
+      More tokens that end the run; of all of them, the first four count.
+    reuse_cache
+      Compute only what the KV cache does not hold yet of the prompt; the results are the same.
 
     Raises
     ------
@@ -308,10 +360,10 @@ class Device:
       The prompt is not one for this image, or as `ringing`.
     """
     self.check_prompt( prompt, max_new_tokens )
-    eos = tuple( self.manifest["dimensions"]["eos_tokens"] ) if stop_at_eos else ()
-    self.load_prompt( prompt )
-    self.last = Generation( list( prompt ) )
-    if sampling is None or sampling.temperature == 0:
+    image_eos = self.manifest["dimensions"]["eos_tokens"] if stop_at_eos else ()
+    eos       = tuple( dict.fromkeys( [ *end_tokens, *image_eos ] ) )[:MAX_EOS]
+    self.last = Generation( list( prompt ), self.load_prompt( prompt, reuse_cache ) )
+    if sampling is None or not sampling.on_host:
       run = self._greedy( max_new_tokens, eos, on_progress )
     else:
       run = self._sampled( max_new_tokens, sampling, eos, on_progress )
@@ -349,7 +401,7 @@ class Device:
       before = self.stats.cycles - first if self.stats else 0
       told   = later( on_progress, before ) if on_progress else None
       status = self.ring( 1, Flag.LOGITS, on_progress=told ).status
-      token  = sample( self._logits[0, : self.vocab], how, rng )
+      token  = sample( self._logits[0, : self.vocab], how, rng, box.tokens[: box[Word.LEN] - 1] )
       box.tokens[box[Word.LEN] - 1] = token
       yield token
       if token in eos:

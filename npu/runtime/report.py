@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from npu.arch.isa import Status
 from npu.machine.levels import level_name, most_common_level
 from npu.runtime.device import Device
 
 if TYPE_CHECKING:
   from npu.machine.simulation import Stats
 
-STATUS_TEXT = { Status.EOS: "the model ended its text", Status.LIMIT: "token limit reached",
-                Status.CONTEXT: "the context is full", Status.RUNNING: "stopped" }
+STATUS_TEXT = { "eos": "the model ended its text", "limit": "token limit reached", "context": "the context is full",
+                "stop": "a stop text came", "running": "stopped" }
 
 @dataclass( frozen=True )
 class RunReport:
@@ -29,11 +28,14 @@ class RunReport:
     By block; None for the functional NPU, which has no blocks to choose.
   prompt_tokens, prompt_token_ids
     How many, and which.
+  cached_tokens
+    Of the prompt, those that the KV cache held already and that were not computed.
   tokens, text
-    What was produced, the end-of-sequence token included; special tokens have no text.
+    What was produced, the end-of-sequence token included; special tokens have no text, and the text ends before a
+    stop text.
   status
-    eos: the model ended its text; limit: as many tokens as asked for; context: it is full; running: nobody took the
-    rest.
+    eos: the model ended its text; limit: as many tokens as asked for; context: it is full; stop: a stop text came;
+    running: nobody took the rest.
   cycles, prefill_cycles, decode_cycles
     Of the whole run, up to the first token, and of each token after it.
   mac_utilization
@@ -58,6 +60,7 @@ class RunReport:
   levels: dict[str, str] | None
   prompt_tokens: int
   prompt_token_ids: list[int]
+  cached_tokens: int
   tokens: list[int]
   text: str
   status: str
@@ -83,8 +86,8 @@ class RunReport:
 
   def rows( self ) -> list[tuple[str, str]]:
     """A few lines on what ran: (name, text)."""
-    return [ ( "tokens", f"{self.prompt_tokens} in, {len( self.tokens )} out; "
-                         f"{STATUS_TEXT[Status[self.status.upper()]]}" ),
+    cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
+    return [ ( "tokens", f"{self.prompt_tokens} in{cached}, {len( self.tokens )} out; {STATUS_TEXT[self.status]}" ),
              ( "work", f"{self.macs:,} MACs, {self.dram_bytes_read:,} bytes read, "
                        f"{self.dram_bytes_written:,} written" ),
              *self._cycles(), ( "time", self._time() ) ]
@@ -110,14 +113,15 @@ class RunReport:
     npu = f"{self.config}, {self.precision}, {levels_text( self.levels )}"
     return html_table( [ ( "model", self.model ), ( "NPU", npu ), *self.rows(), ( "text", self.text ) ] )
 
-def run_report( device: Device, text: str ) -> RunReport:
-  """The report of a device's last run, which produced `text`."""
+def run_report( device: Device, text: str, stopped: bool = False ) -> RunReport:
+  """The report of a device's last run, which produced `text`; `stopped` is whether a stop text ended it."""
   done, c = device.last, device.counters
   return RunReport(
     model=device.manifest["model"], precision=device.manifest["precision"], config=device.cfg.name,
     level=level_name( device.levels ), levels=None if device.levels is None else dict( device.levels ),
     prompt_tokens=len( done.prompt_tokens ), prompt_token_ids=list( done.prompt_tokens ),
-    tokens=list( done.tokens ), text=text, status=done.status.name.lower(),
+    cached_tokens=done.cached_tokens, tokens=list( done.tokens ), text=text,
+    status="stop" if stopped else done.status.name.lower(),
     **clock_fields( device.stats ),
     macs=c.macs, dram_bytes_read=c.dram_bytes_read.total(), dram_bytes_written=c.dram_bytes_written.total(),
     dram_bytes_read_by=dict( c.dram_bytes_read ), dram_bytes_written_by=dict( c.dram_bytes_written ),

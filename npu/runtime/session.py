@@ -22,7 +22,7 @@ from npu.runtime.images import open_image
 from npu.runtime.plan import OnProgress, Plan
 from npu.runtime.report import RunReport, device_rows, html_table, run_report
 from npu.runtime.sampling import Sampling
-from npu.runtime.text import TextCodec
+from npu.runtime.text import StopTexts, TextCodec
 
 class Session:
   """A model on an NPU. A context manager: `close` frees what a machine with cycles holds.
@@ -82,6 +82,7 @@ class Session:
       loaded     = open_image( opened, image, precision=precision, config=config, context=context,
                                pass_rows=pass_rows, progress=progress )
     self.device = Device( loaded, chosen, options )
+    self._stops = StopTexts()       # of the last run
 
   def __enter__( self ) -> "Session":
     return self
@@ -98,20 +99,22 @@ class Session:
     """The tokens of a prompt, which may be tokens already; NpuError if there is no tokenizer for a text."""
     if not isinstance( prompt, str ):
       return [ int( t ) for t in prompt ]
-    return self._tokenizer().encode( prompt )
+    return self.tokenizer().encode( prompt )
 
   def decode( self, tokens: Sequence[int] ) -> str:
     """The text of tokens, special ones left out; NpuError if there is no tokenizer."""
-    return self._tokenizer().decode( list( tokens ) )
+    return self.tokenizer().decode( list( tokens ) )
 
-  def _tokenizer( self ) -> TextCodec:
+  def tokenizer( self ) -> TextCodec:
+    """The tokenizer; NpuError if there is none."""
     if self.codec is None:
       raise NpuError( f"the image of {self.device.manifest['model']} comes without a tokenizer; "
                       "give the session one (tokenizer=FOLDER), or work with tokens" )
     return self.codec
 
   def generate( self, prompt: str | Sequence[int], max_new_tokens: int = 64, sampling: Sampling | None = None, *,
-                stop_at_eos: bool = True, on_progress: OnProgress | None = None ) -> Iterator[str]:
+                stop: Sequence[str] = (), stop_at_eos: bool = True, end_tokens: Sequence[int] = (),
+                reuse_cache: bool = False, on_progress: OnProgress | None = None ) -> Iterator[str]:
     """Continue a prompt: pieces of text as they come, whole characters each.
 
     Whoever stops taking pieces ends the run. What it took is in `report`.
@@ -124,46 +127,61 @@ class Session:
       Tokens to produce at most.
     sampling
       How the host picks tokens; by default the NPU takes the likeliest.
+    stop
+      Texts that end the run; they are not among the pieces.
     stop_at_eos
       False: go on after the end of the text.
+    end_tokens
+      More tokens that end the run.
+    reuse_cache
+      Compute only what the KV cache does not hold yet of the prompt; the results are the same.
     on_progress
       At levels with cycles, called now and then with the cycle and the instruction.
 
     Raises
     ------
     NpuError
-      The prompt is empty, longer than the context, or has unknown tokens; or the NPU stopped with an error.
+      The prompt is empty, longer than the context, or has unknown tokens; a stop text is empty; or the NPU stopped
+      with an error.
     """
-    self._tokenizer()
-    return self._pieces( self.generate_tokens( prompt, max_new_tokens, sampling, stop_at_eos=stop_at_eos,
-                                               on_progress=on_progress ) )
+    self.tokenizer()
+    stops = StopTexts( stop )
+    run   = self.generate_tokens( prompt, max_new_tokens, sampling, stop_at_eos=stop_at_eos, end_tokens=end_tokens,
+                                  reuse_cache=reuse_cache, on_progress=on_progress )
+    self._stops = stops
+    return self._pieces( run, stops )
 
-  def _pieces( self, run: Generator[int, None, None] ) -> Iterator[str]:
-    codec = self._tokenizer()
-    push, shown = codec.stream(), 0
+  def _pieces( self, run: Generator[int, None, None], stops: StopTexts ) -> Iterator[str]:
+    codec = self.tokenizer()
+    push, known = codec.stream(), 0
     with closing( run ):
       for token in run:
         text   = push( token )
-        shown += len( text )
-        if text:
-          yield text
+        known += len( text )
+        if piece := stops.push( text ):
+          yield piece
+        if stops.found:
+          return
     # The start of a character that never came to its end is told at the end.
-    rest = codec.decode( self.device.last.tokens )[shown:]
+    rest = stops.push( codec.decode( self.device.last.tokens )[known:] ) + stops.finish()
     if rest:
       yield rest
 
   def generate_tokens( self, prompt: str | Sequence[int], max_new_tokens: int = 64,
-                       sampling: Sampling | None = None, *, stop_at_eos: bool = True,
-                       on_progress: OnProgress | None = None ) -> Generator[int, None, None]:
-    """The same, as tokens: the end-of-sequence token is among them."""
+                       sampling: Sampling | None = None, *, stop_at_eos: bool = True, end_tokens: Sequence[int] = (),
+                       reuse_cache: bool = False, on_progress: OnProgress | None = None ) -> Generator[int, None, None]:
+    """The same, as tokens: the token that ends the run is among them."""
     tokens = self.encode( prompt )
     self.device.clear_counts()
-    return self.device.stream( tokens, max_new_tokens, sampling, stop_at_eos, on_progress )
+    self._stops = StopTexts()
+    return self.device.stream( tokens, max_new_tokens, sampling, stop_at_eos, on_progress, end_tokens=end_tokens,
+                               reuse_cache=reuse_cache )
 
-  def plan( self, prompt: str | Sequence[int], max_new_tokens: int = 64, sampling: Sampling | None = None ) -> Plan:
-    """What `generate` with these arguments will execute, if no end-of-sequence token comes before the limit."""
-    self.device.load_prompt( self.encode( prompt ) )
-    return self.device.plan( max_new_tokens, Flag.LOGITS if sampling and sampling.temperature else 0 )
+  def plan( self, prompt: str | Sequence[int], max_new_tokens: int = 64, sampling: Sampling | None = None,
+            reuse_cache: bool = False ) -> Plan:
+    """What `generate` with these arguments will execute, if nothing ends it before the limit."""
+    self.device.load_prompt( self.encode( prompt ), reuse_cache )
+    return self.device.plan( max_new_tokens, Flag.LOGITS if sampling and sampling.on_host else 0 )
 
   def logits( self, prompt: str | Sequence[int] ) -> NDArray[np.float32]:
     """Logits [tokens, vocabulary] of every position of a prompt: row i is what follows token i."""
@@ -171,8 +189,8 @@ class Session:
 
   def report( self ) -> RunReport:
     """What the last `generate` was, so far."""
-    tokens = self.device.last.tokens
-    return run_report( self.device, self.codec.decode( tokens ) if self.codec else "" )
+    text, stops = self.codec.decode( self.device.last.tokens ) if self.codec else "", self._stops
+    return run_report( self.device, text[: stops.shown] if stops.found else text, stops.found )
 
   def rows( self ) -> list[tuple[str, str]]:
     """The model and the NPU in words: (name, text)."""

@@ -1,14 +1,18 @@
 """The host's side: text and tokens, sampling, and what a session computes however it is asked."""
 
+import json
 import math
 import random
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from npu.arch.config import get_config
 from npu.arch.isa import Status
@@ -19,7 +23,7 @@ from npu.errors import NpuError
 from npu.files import output_path
 from npu.runtime.device import Device
 from npu.runtime.sampling import Sampling, sample
-from npu.runtime.text import TextCodec
+from npu.runtime.text import StopTexts, TextCodec
 from tests.helpers import CONFIG, NANO, REMOVED, expected_shapes, mk_chain, mk_checkpoint, random_tensors
 
 def mk_session( folder: Path, precision: str = "w8a16", config: str = "edge16", context: int | None = None,
@@ -87,6 +91,93 @@ def test_any_tokens_stream_to_their_text( tokens ):
     assert codec.decode( tokens[:i] ).startswith( shown )
   assert codec.decode( tokens )[len( shown ):].strip( "\ufffd" ) == ""
 
+# Decoders that look at what stands beside a token, or put characters together from bytes; tokens that stand together.
+DECODERS = (
+  pytest.param( decoders.ByteLevel(), [ "H", "i", "Ġ", "you", "Ċ", "Ã", "©", "â", "Ĥ", "¬" ], id="bytes" ),
+  pytest.param( decoders.Metaspace(), [ "▁", "▁He", "llo", "▁world", "!", "é" ], id="spaces" ),
+  pytest.param( decoders.WordPiece( cleanup=False ), [ "he", "##llo", "##s", "world", "!" ], id="words" ),
+  pytest.param( decoders.Sequence( [ decoders.ByteFallback(), decoders.Fuse(), decoders.Strip( " ", 1, 0 ) ] ),
+                [ " a", "b", "<0xC3> <0xA9>", "<0xE2> <0x82> <0xAC>", " " ], id="byte fallback" ) )
+
+@pytest.mark.parametrize( "decoder, pieces", DECODERS )
+@given( data=st.data() )
+def test_a_stream_is_what_decoding_all_gives( decoder, pieces, data ):
+  units     = [ piece.split( " " ) if "<" in piece else [ piece ] for piece in pieces ] + [ [ "<s>" ] ]
+  names     = [ name for unit in units for name in unit ]
+  tokenizer = Tokenizer( models.WordLevel( { name: i for i, name in enumerate( names ) }, unk_token=names[0] ) )
+  tokenizer.decoder = decoder
+  tokenizer.add_special_tokens( [ "<s>" ] )
+  codec  = TextCodec( mock.Mock( tokenizer=lambda: tokenizer ) )
+  drawn  = data.draw( st.lists( st.sampled_from( units ), max_size=16 ) )
+  tokens = [ names.index( name ) for unit in drawn for name in unit ]
+  push, shown, text = codec.stream(), "", ""
+  for i, token in enumerate( tokens, 1 ):
+    shown += push( token )
+    text   = codec.decode( tokens[:i] )
+    # A decoder that fails at unfinished bytes takes back what it has said before.
+    assert text.startswith( shown ) or text.endswith( "\ufffd" )
+  assert text == codec.decode( tokens ) and text[len( shown ):].strip( "\ufffd" ) == ""
+
+def test_a_stream_decodes_a_few_tokens_at_a_time( codec, monkeypatch ):
+  sizes, decode = [], TextCodec.decode
+  def spy( s: TextCodec, tokens: list[int] ) -> str:
+    sizes.append( len( tokens ) )
+    return decode( s, tokens )
+  monkeypatch.setattr( TextCodec, "decode", spy )
+  push   = codec.stream()
+  tokens = codec.encode( "In the beginning was the word: é€🎉. " * 40 )
+  assert "".join( push( token ) for token in tokens ) == "In the beginning was the word: é€🎉. " * 40
+  for _ in range( 1000 ):
+    assert push( 381 ) == ""
+  assert max( sizes ) <= 12
+
+def test_a_tokenizer_does_not_cut_or_fill_a_prompt( tmp_path, codec ):
+  file = json.loads( ( NANO / "tokenizer.json" ).read_text() )
+  file["truncation"] = { "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0 }
+  file["padding"]    = { "strategy": { "Fixed": 32 }, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 381,
+                         "pad_type_id": 0, "pad_token": "<|endoftext|>" }
+  ( tmp_path / "tokenizer.json" ).write_text( json.dumps( file ) )
+  for text in ( "In", "In the beginning was the word" ):
+    assert TextCodec( tmp_path ).encode( text ) == codec.encode( text )
+
+#-------------------------------------------------------------------------
+# Texts that end a text
+#-------------------------------------------------------------------------
+
+@pytest.mark.parametrize( "stops, pieces, expected, found", (
+  pytest.param( [], [ "a", "b" ], [ "a", "b", "" ], False, id="none" ),
+  pytest.param( [ "end" ], [ "the ", "end", " of" ], [ "the ", "" ], True, id="a piece" ),
+  pytest.param( [ "end" ], [ "the e", "n", "d of" ], [ "the ", "", "" ], True, id="over pieces" ),
+  pytest.param( [ "end" ], [ "en", "t", "en" ], [ "", "ent", "", "en" ], False, id="beginnings" ),
+  pytest.param( [ "aab" ], [ "a", "a", "a", "b" ], [ "", "", "a", "" ], True, id="a beginning in a beginning" ),
+  pytest.param( [ "\n\n" ], [ "x\n", "y\n", "\nz" ], [ "x", "\ny", "" ], True, id="new lines" ),
+  pytest.param( [ "hello world", "lo" ], [ "hello world" ], [ "hel" ], True, id="the one that is complete first" ),
+  pytest.param( [ "b", "abc" ], [ "xab", "c" ], [ "xa" ], True, id="the shorter one, in the longer one" ) ) )
+def test_a_stop_text_ends_a_text( stops, pieces, expected, found ):
+  cut   = StopTexts( stops )
+  shown = []
+  for piece in pieces:
+    shown.append( cut.push( piece ) )
+    if cut.found:
+      break
+  else:
+    shown.append( cut.finish() )
+  assert ( shown, cut.found, cut.shown ) == ( expected, found, len( "".join( expected ) ) )
+
+@given( text=st.text( "ab", max_size=12 ), stops=st.lists( st.text( "ab", min_size=1, max_size=4 ), max_size=3 ),
+        sizes=st.lists( st.integers( 1, 4 ), min_size=12, max_size=12 ) )
+def test_a_stop_text_does_not_depend_on_the_pieces( text, stops, sizes ):
+  def shown( pieces: list[str] ) -> str:
+    cut, said = StopTexts( stops ), ""
+    for piece in pieces:
+      said += cut.push( piece )
+      if cut.found:
+        return said
+    return said + cut.finish()
+  cuts   = [ sum( sizes[:i] ) for i in range( len( sizes ) + 1 ) ]
+  pieces = [ text[a:b] for a, b in pairwise( cuts ) if text[a:b] ]
+  assert shown( pieces ) == shown( list( text ) )
+
 def test_special_tokens_are_not_text( codec ):
   assert codec.decode( [ 381, *codec.encode( "a" ), 383 ] ) == "a"
   push = codec.stream()
@@ -126,12 +217,18 @@ def test_text_that_is_not_unicode_is_refused( codec ):
     codec.encode( "caf\udce9" )        # what Python makes of the byte E9 on a UTF-8 command line
   assert str( e.value ) == "the prompt is not valid UTF-8"
 
+def test_an_empty_stop_text_is_refused():
+  with pytest.raises( NpuError ) as e:
+    StopTexts( [ "end", "" ] )
+  assert str( e.value ) == "stop is empty; give a text that ends the generation"
+
 #-------------------------------------------------------------------------
 # Sampling
 #-------------------------------------------------------------------------
 
 HUNDRED = "choose 0 (greedy) to 100"
 PART    = "choose more than 0, up to 1"
+PENALTY = "choose 0.01 to 100 (1: none)"
 
 @pytest.mark.parametrize( "parameters, message", (
   pytest.param( { "temperature": -0.1 }, f"temperature is -0.1; {HUNDRED}", id="negative temperature" ),
@@ -143,6 +240,10 @@ PART    = "choose more than 0, up to 1"
   pytest.param( { "top_p": 1.001 }, f"top_p is 1.001; {PART}", id="top_p above 1" ),
   pytest.param( { "top_p": -0.5 }, f"top_p is -0.5; {PART}", id="negative top_p" ),
   pytest.param( { "top_p": math.nan }, f"top_p is nan; {PART}", id="top_p NaN" ),
+  pytest.param( { "min_p": -0.1 }, "min_p is -0.1; choose 0 (all) to 1", id="negative min_p" ),
+  pytest.param( { "min_p": 1.5 }, "min_p is 1.5; choose 0 (all) to 1", id="min_p above 1" ),
+  pytest.param( { "repetition_penalty": 0.0 }, f"repetition_penalty is 0.0; {PENALTY}", id="penalty 0" ),
+  pytest.param( { "repetition_penalty": math.nan }, f"repetition_penalty is nan; {PENALTY}", id="penalty NaN" ),
   pytest.param( { "temperature": 1.0, "seed": -1 }, "seed is -1; choose 0 or more", id="negative seed" ) ) )
 def test_sampling_parameters_are_checked( parameters, message ):
   with pytest.raises( NpuError ) as e:
