@@ -15,16 +15,18 @@ from typing import Any
 
 import numba
 
+import fl
+import npu.arch
 from npu.arch.config import ceil_div
-from npu.arch.numerics import tables
 
+@functools.cache
 def cache_folder() -> Path | None:
   """Where compiled functions are kept: in NPU_CACHE_DIR if it is set, else in npu of $XDG_CACHE_HOME or ~/.cache.
 
-  The name has a hash of everything that is compiled in, as numba sees a change in the calling function's file only.
+  The name has a hash of all files that functions and constants come from, as numba sees changes in one of them only.
   None if no such folder can be written: then every process compiles for itself.
   """
-  sources = [ *sorted( Path( __file__ ).parent.glob( "*.py" ) ), Path( tables.__file__ ) ]
+  sources = sorted( p for module in ( fl, npu.arch ) for p in Path( module.__path__[0] ).rglob( "*.py" ) )
   key     = hashlib.sha256( b"".join( p.read_bytes() for p in sources ) ).hexdigest()[:16]
   named, xdg = os.environ.get( "NPU_CACHE_DIR" ), Path( os.environ.get( "XDG_CACHE_HOME", "" ) )
   try:
@@ -36,29 +38,34 @@ def cache_folder() -> Path | None:
     return None
   return folder if os.access( folder, os.W_OK ) else None
 
-def _compile( signature: str, function: Callable[..., None] ) -> Callable[..., None]:
-  # numba takes the folder from its settings when a function asks for a cache; others' settings stay as they are.
-  folder, before = cache_folder(), numba.config.CACHE_DIR
-  numba.config.CACHE_DIR = str( folder or before )
-  try:
-    decorate = numba.njit( signature, nogil=True, error_model="numpy", cache=bool( folder ) )
-    made: Callable[..., None] = decorate( function )
-    return made
-  finally:
-    numba.config.CACHE_DIR = before
+class Compiled:
+  """A function that is compiled for one signature when it is first needed.
 
-def compiled( signature: str ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-  """Decorator: compile the function for this one signature when it is first called.
-
-  The last two arguments are a range of independent pieces of work, first and end; `in_parallel` may cut it.
+  Its last two arguments are a range of independent pieces of work, first and end: see `in_parallel`.
   """
-  def decorate( function: Callable[..., None] ) -> Callable[..., None]:
-    get = functools.cache( lambda: _compile( signature, function ) )
-    @functools.wraps( function )
-    def call( *arguments: Any ) -> None:
-      get()( *arguments )
-    return call
-  return decorate
+
+  def __init__( self, signature: str, function: Callable[..., None] ) -> None:
+    self.signature, self.function = signature, function
+
+  @functools.cached_property
+  def machine_code( self ) -> Callable[..., None]:
+    """The compiled function, from the cache or made now."""
+    # numba takes the folder from its settings when a function asks for a cache; others' settings stay as they are.
+    folder, before = cache_folder(), numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str( folder or before )
+    try:
+      decorate = numba.njit( self.signature, nogil=True, error_model="numpy", cache=bool( folder ) )
+      made: Callable[..., None] = decorate( self.function )
+      return made
+    finally:
+      numba.config.CACHE_DIR = before
+
+  def __call__( self, *arguments: Any ) -> None:
+    self.machine_code( *arguments )
+
+def compiled( signature: str ) -> Callable[[Callable[..., None]], Compiled]:
+  """Decorator that makes a `Compiled`; the signature is numba's."""
+  return lambda function: Compiled( signature, function )
 
 #-------------------------------------------------------------------------
 # Threads
@@ -75,16 +82,16 @@ def _pool() -> ThreadPoolExecutor | None:
 
 os.register_at_fork( after_in_child=_pool.cache_clear )      # a child process has none of its parent's threads
 
-def in_parallel( function: Callable[..., None], pieces: int, work: int, *arguments: Any ) -> None:
+def in_parallel( function: Compiled, pieces: int, work: int, *arguments: Any ) -> None:
   """Call a compiled function on pieces 0 to `pieces` - 1, a share for each core.
 
   `work` is the multiply-accumulates of all pieces: a share of less than SHARE would not be worth a thread's attention.
   """
-  pool  = _pool()
-  cores = min( pool._max_workers + 1 if pool else 1, max( work // SHARE, 1 ) )
-  share = ceil_div( pieces, cores )
-  others = [ pool.submit( function, *arguments, first, min( first + share, pieces ) )
-             for first in range( share, pieces, share ) ] if pool else []
-  function( *arguments, 0, min( share, pieces ) )
+  run, pool = function.machine_code, _pool()
+  cores     = min( pool._max_workers + 1 if pool else 1, max( work // SHARE, 1 ) )
+  share     = ceil_div( pieces, cores )
+  others    = [ pool.submit( run, *arguments, first, min( first + share, pieces ) )
+                for first in range( share, pieces, share ) ] if pool else []
+  run( *arguments, 0, min( share, pieces ) )
   for other in others:
     other.result()
