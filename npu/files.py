@@ -1,4 +1,4 @@
-"""Result files: checked before the work begins, written whole or not at all."""
+"""Result files, checked before the work begins and written whole or not at all; and where files are kept between runs."""
 
 import json
 import os
@@ -46,3 +46,21 @@ def write_json( target: str, data: dict[str, Any] ) -> None:
   finally:
     with suppress( OSError ):
       part.unlink()
+
+def cache_dir() -> Path:
+  """Where models, images and compiled functions are kept: NPU_CACHE_DIR if it is set, else npu in $XDG_CACHE_HOME or ~/.cache.
+
+  Raises
+  ------
+  NpuError
+    None of them is set, and there is no home folder.
+  """
+  named = os.environ.get( "NPU_CACHE_DIR" )
+  if named:
+    return Path( named ).resolve()
+  # The specification of the base folders wants a relative XDG_CACHE_HOME to be ignored.
+  xdg = Path( os.environ.get( "XDG_CACHE_HOME", "" ) )
+  try:
+    return ( xdg if xdg.is_absolute() else Path.home() / ".cache" ) / "npu"
+  except RuntimeError:
+    raise NpuError( "there is no home folder to keep files in; set NPU_CACHE_DIR" ) from None

