@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,10 +87,14 @@ def create_image( path: Path ) -> Iterator[ImageWriter]:
 
 @dataclass( frozen=True )
 class Image:
-  """A loaded image: `dram` is private to the process, `manifest` is what the compiler wrote."""
+  """A loaded image: `dram` is private to the process, `manifest` is what the compiler wrote.
+
+  NPUs that are given the same image share its memory: one run at a time (`runs` has the one that may go on).
+  """
   path: Path
   manifest: dict[str, Any]
   dram: NDArray[np.uint8]
+  runs: list[Any] = field( default_factory=list, compare=False, repr=False )
 
   def instructions( self ) -> Iterator[Instruction]:
     """The program; `npu.arch.isa.disassemble` shows an instruction as text."""

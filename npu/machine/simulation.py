@@ -21,6 +21,7 @@ from fl.npu import Result, TokenCallback, drain
 from npu.arch.config import NpuConfig
 from npu.arch.isa import Error, Status
 from npu.arch.mailbox import Mailbox, Word
+from npu.errors import NpuError
 from npu.machine.levels import check_levels
 from npu.machine.npu import Npu, SimulationError, UnitStats
 from translation.blocks import get_block
@@ -215,8 +216,8 @@ class Machine:
               quiet_cycles: int | None = None ) -> Generator[int, None, TimedResult]:
     """Ring the doorbell and simulate until the run has ended: tokens as they appear in the mailbox, and how it ended.
 
-    Whoever stops taking tokens (`close` of the generator, or Ctrl-C at any time) resets the machine; `stopped` is what
-    it took until then.
+    Whatever ends it early (`close` of the generator, Ctrl-C, an error of its own or of `progress`) resets the machine;
+    `stopped` is what it took until then.
 
     Parameters
     ----------
@@ -231,16 +232,25 @@ class Machine:
     ------
     SimulationError
       A limit is reached: the message says what every unit waits for. Or a block breaks a rule of its ports.
+    NpuError
+      The machine is closed.
     """
+    self._check_open()
     stats = Stats()
     try:
       return ( yield from self._stream( stats, progress, max_cycles, quiet_cycles ) )
-    except ( GeneratorExit, KeyboardInterrupt ):
+    except BaseException:
+      # Half a run must not come out of the next one.
       if not self._closed:
         self._collect( stats )
         self.stopped = stats
         self.reset()
       raise
+
+  def _check_open( self ) -> None:
+    # Verilated blocks are gone after `close`: the next cycle would end the process.
+    if self._closed:
+      raise NpuError( "the machine is closed" )
 
   def _stream( self, stats: Stats, progress: Progress | None, max_cycles: int | None,
                quiet_cycles: int | None ) -> Generator[int, None, TimedResult]:
@@ -268,6 +278,7 @@ class Machine:
         for token in tokens.new():
           stats.token_cycles.append( cycle )
           yield token
+          self._check_open()
       if cycle % CHECKED_CYCLES == 0 or cycle == max_cycles:
         if progress:
           progress( cycle, int( npu.pc_port ) )

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from npu.arch.isa import Error, Status
 from npu.arch.mailbox import MAX_EOS, Flag, Word
 from npu.compiler.image import Image
 from npu.errors import NpuError, OptionError
+from npu.files import output_path
 from npu.machine.levels import parse_levels
 from npu.runtime.plan import OnProgress, Plan, instructions_of
 from npu.runtime.sampling import Sampling, sample
@@ -110,7 +112,7 @@ class Generation:
   prompt_tokens: list[int]
   cached_tokens: int = 0               # of the prompt, in the KV cache already
   tokens: list[int] = field( default_factory=list )
-  status: Status = Status.RUNNING      # still, if nobody took the last tokens
+  status: Status = Status.IDLE         # RUNNING until the end, and still if nobody took the last tokens
   wall_seconds: float = 0.0
   first_token_seconds: float = 0.0     # of them, until the first token
 
@@ -141,8 +143,50 @@ def common_prefix( a: Sequence[int], b: Sequence[int] ) -> int:
   """How many elements two sequences have in common at their beginning."""
   return next( ( i for i, ( x, y ) in enumerate( zip( a, b, strict=False ) ) if x != y ), min( len( a ), len( b ) ) )
 
+class Run:
+  """The tokens of a run as they come; an iterator. Only the NPU's time counts, not what is done with a token meanwhile.
+
+  Raises
+  ------
+  NpuError
+    Another run has begun on the same image, or the device is closed: what is left of this one cannot be had any more.
+  """
+
+  def __init__( self, device: "Device", tokens: Generator[int, None, Status], done: Generation ) -> None:
+    self.device = device
+    self._tokens, self._done = tokens, done
+    done.status = Status.RUNNING
+
+  def __iter__( self ) -> "Run":
+    return self
+
+  def __next__( self ) -> int:
+    self.device.check_turn( self )
+    done, began = self._done, time.perf_counter()
+    try:
+      token = next( self._tokens )
+    except StopIteration as end:
+      # A generator that was closed has no value.
+      done.status = done.status if end.value is None else end.value
+      raise
+    finally:
+      done.wall_seconds += time.perf_counter() - began
+    if not done.tokens:
+      done.first_token_seconds = done.wall_seconds
+    done.tokens.append( token )
+    return token
+
+  def close( self ) -> None:
+    """End the run here; NpuError if it is at work, as it is when it calls `on_progress`."""
+    try:
+      self._tokens.close()
+    except ValueError:
+      raise NpuError( "a run is at work on this image; no other can begin" ) from None
+
 class Device:
   """An NPU with an image loaded. A context manager: `close` frees what a machine with cycles holds.
+
+  One run at a time: the next one ends what is left of the one before.
 
   Parameters
   ----------
@@ -173,6 +217,10 @@ class Device:
                 options: SimOptions | None = None ) -> None:
     self.levels   = parse_levels( levels ) if isinstance( levels, str ) else levels
     self.options  = options or SimOptions()
+    if self.options.vcd:
+      output_path( self.options.vcd )
+    self._image   = image
+    self._closed  = False
     self.manifest = image.manifest
     self.cfg      = NpuConfig( **image.manifest["config"] )
     self.dram     = image.dram
@@ -198,11 +246,44 @@ class Device:
     self.close()
 
   def close( self ) -> None:
-    """Finish waveforms and free Verilated blocks; the device is of no use afterwards."""
+    """End what is running, finish waveforms and free Verilated blocks; the device is of no use afterwards."""
+    if self._closed:
+      return
+    if any( isinstance( run, Run ) and run.device is self for run in self._image.runs ):
+      self._take_turn( None )
+    self._closed = True
     if self.machine:
       self.machine.close()
       if self.options.vcd:
         move_waves( self.options.vcd )
+
+  def _take_turn( self, run: object ) -> None:
+    """From now on this run has the NPU; the one before it ends. NpuError if the device is closed."""
+    if self._closed:
+      raise NpuError( "the session is closed" )
+    for other in self._image.runs:
+      if isinstance( other, Run ) and other is not run:
+        other.close()
+    self._image.runs[:] = [ run ]
+
+  def check_turn( self, run: object ) -> None:
+    """NpuError unless this run still has the NPU."""
+    if self._closed:
+      raise NpuError( "the session is closed" )
+    if not self._image.runs or self._image.runs[0] is not run:
+      raise NpuError( "another run has begun on this image; this one cannot go on" )
+
+  @contextmanager
+  def uncounted( self ) -> Iterator[None]:
+    """What is done inside does not count for `stats` and `counters`."""
+    kept = self.counters, self.stats, self._executed
+    self.clear_counts()
+    try:
+      yield
+    finally:
+      counters, self.stats, self._executed = kept
+      if isinstance( self.npu, NpuFL ):
+        self.npu.counters = counters
 
   def clear_counts( self ) -> None:
     """Begin anew with `stats` and `counters`."""
@@ -272,7 +353,7 @@ class Device:
         result = yield from self.npu.stream()
       else:
         result = yield from self._simulate( self.npu, on_progress )
-    except ( GeneratorExit, KeyboardInterrupt ):
+    except BaseException:
       self._note_position( known )
       raise
     if result.status == Status.ERROR:
@@ -302,7 +383,7 @@ class Device:
     left   = None if options.max_cycles is None else max( options.max_cycles - self.stats.cycles, 1 )
     try:
       result = yield from machine.stream( on_progress, left, options.hang_cycles )
-    except ( GeneratorExit, KeyboardInterrupt ):
+    except BaseException:
       self.stats.add( machine.stopped, self.cfg.n )
       if count := machine.mailbox[Word.COUNT]:
         self._executed += instructions_of( self.dram, before, count )
@@ -314,6 +395,7 @@ class Device:
 
   def plan( self, limit: int, flags: int = 0 ) -> Plan:
     """What the run that the mailbox describes will execute, if no end-of-sequence token comes before `limit`."""
+    self._take_turn( None )
     self.prepare( limit, flags )
     return Plan( self.cfg, self.dram )
 
@@ -331,7 +413,7 @@ class Device:
 
   def stream( self, prompt: list[int], max_new_tokens: int, sampling: Sampling | None = None,
               stop_at_eos: bool = True, on_progress: OnProgress | None = None, *, end_tokens: Sequence[int] = (),
-              reuse_cache: bool = False ) -> Generator[int, None, None]:
+              reuse_cache: bool = False ) -> Run:
     """Continue a prompt: tokens as they come, the end-of-sequence token included. What it took is in `last`.
 
     Greedy runs are one doorbell; sampled ones ring once a token. Whoever stops taking tokens ends the run; the KV
@@ -362,31 +444,15 @@ class Device:
     self.check_prompt( prompt, max_new_tokens )
     image_eos = self.manifest["dimensions"]["eos_tokens"] if stop_at_eos else ()
     eos       = tuple( dict.fromkeys( [ *end_tokens, *image_eos ] ) )[:MAX_EOS]
+    self._take_turn( None )       # before the mailbox is written
     self.last = Generation( list( prompt ), self.load_prompt( prompt, reuse_cache ) )
     if sampling is None or not sampling.on_host:
-      run = self._greedy( max_new_tokens, eos, on_progress )
+      tokens = self._greedy( max_new_tokens, eos, on_progress )
     else:
-      run = self._sampled( max_new_tokens, sampling, eos, on_progress )
-    return self._timed( run, self.last )
-
-  def _timed( self, run: Generator[int, None, Status], done: Generation ) -> Generator[int, None, None]:
-    """The run's tokens; only the NPU's time counts, not what is done with a token meanwhile."""
-    try:
-      while True:
-        began = time.perf_counter()
-        try:
-          token = next( run )
-        except StopIteration as end:
-          done.status = end.value
-          return
-        finally:
-          done.wall_seconds += time.perf_counter() - began
-        if not done.tokens:
-          done.first_token_seconds = done.wall_seconds
-        done.tokens.append( token )
-        yield token
-    finally:
-      run.close()
+      tokens = self._sampled( max_new_tokens, sampling, eos, on_progress )
+    run = Run( self, tokens, self.last )
+    self._take_turn( run )
+    return run
 
   def _greedy( self, limit: int, eos: tuple[int, ...],
                on_progress: OnProgress | None ) -> Generator[int, None, Status]:
@@ -412,9 +478,12 @@ class Device:
 
   def score( self, tokens: list[int] ) -> Iterator[NDArray[np.float32]]:
     """Logits of every position, a pass at a time: arrays [rows, vocabulary] (views: copy to keep)."""
+    turn = object()
+    self._take_turn( turn )
     self.load_prompt( tokens )
     box, at = self.npu.mailbox, 0
     while at < len( tokens ):
+      self.check_turn( turn )
       self.ring( 1, Flag.SCORE )
       rows = box[Word.POS] - at
       at  += rows

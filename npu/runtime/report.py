@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from npu.machine.simulation import Stats
 
 STATUS_TEXT = { "eos": "the model ended its text", "limit": "token limit reached", "context": "the context is full",
-                "stop": "a stop text came", "running": "stopped" }
+                "stop": "a stop text came", "running": "stopped", "idle": "nothing has run" }
 
 @dataclass( frozen=True )
 class RunReport:
@@ -35,7 +35,7 @@ class RunReport:
     stop text.
   status
     eos: the model ended its text; limit: as many tokens as asked for; context: it is full; stop: a stop text came;
-    running: nobody took the rest.
+    running: nobody took the rest; idle: nothing has run.
   cycles, prefill_cycles, decode_cycles
     Of the whole run, up to the first token, and of each token after it.
   mac_utilization
@@ -108,6 +108,10 @@ class RunReport:
     seconds = self.wall_seconds - self.first_token_seconds
     rate    = ( len( self.tokens ) - 1 ) / seconds if seconds > 0 else 0.0
     return f"{self.first_token_seconds:.2f} s to the first token, then {rate:.1f} tokens/s of simulation"
+
+  def __str__( self ) -> str:
+    width = max( len( name ) for name, _ in self.rows() )
+    return "\n".join( f"{name:{width}}  {text}" for name, text in self.rows() )
 
   def _repr_html_( self ) -> str:
     npu = f"{self.config}, {self.precision}, {levels_text( self.levels )}"

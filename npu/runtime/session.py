@@ -1,6 +1,6 @@
 """A model on an NPU: text in, text out, and a report of what it took."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from npu.compiler.model import Model
 from npu.compiler.precision import DEFAULT_PRECISION
 from npu.errors import NpuError, OptionError
 from npu.machine.levels import choose_levels
-from npu.runtime.device import Device, SimOptions
+from npu.runtime.device import Device, Run, SimOptions
 from npu.runtime.images import open_image
 from npu.runtime.plan import OnProgress, Plan
 from npu.runtime.report import RunReport, device_rows, html_table, run_report
@@ -151,7 +151,7 @@ class Session:
     self._stops = stops
     return self._pieces( run, stops )
 
-  def _pieces( self, run: Generator[int, None, None], stops: StopTexts ) -> Iterator[str]:
+  def _pieces( self, run: Run, stops: StopTexts ) -> Iterator[str]:
     codec = self.tokenizer()
     push, known = codec.stream(), 0
     with closing( run ):
@@ -169,7 +169,7 @@ class Session:
 
   def generate_tokens( self, prompt: str | Sequence[int], max_new_tokens: int = 64,
                        sampling: Sampling | None = None, *, stop_at_eos: bool = True, end_tokens: Sequence[int] = (),
-                       reuse_cache: bool = False, on_progress: OnProgress | None = None ) -> Generator[int, None, None]:
+                       reuse_cache: bool = False, on_progress: OnProgress | None = None ) -> Run:
     """The same, as tokens: the token that ends the run is among them."""
     tokens = self.encode( prompt )
     self.device.clear_counts()
@@ -185,16 +185,20 @@ class Session:
 
   def logits( self, prompt: str | Sequence[int] ) -> NDArray[np.float32]:
     """Logits [tokens, vocabulary] of every position of a prompt: row i is what follows token i."""
-    return np.concatenate( [ rows.copy() for rows in self.device.score( self.encode( prompt ) ) ] )
+    with self.device.uncounted():
+      return np.concatenate( [ rows.copy() for rows in self.device.score( self.encode( prompt ) ) ] )
 
   def report( self ) -> RunReport:
-    """What the last `generate` was, so far."""
+    """What the last `generate` was, so far; cycles and work of a machine with cycles are there when it has ended."""
     text, stops = self.codec.decode( self.device.last.tokens ) if self.codec else "", self._stops
     return run_report( self.device, text[: stops.shown] if stops.found else text, stops.found )
 
   def rows( self ) -> list[tuple[str, str]]:
     """The model and the NPU in words: (name, text)."""
     return device_rows( self.device )
+
+  def __repr__( self ) -> str:
+    return "Session: " + "; ".join( f"{name} {text}" for name, text in self.rows() )
 
   def _repr_html_( self ) -> str:
     context = self.device.context, self.device.manifest["pass_rows"]

@@ -166,3 +166,106 @@ def test_every_name_of_the_package_is_there():
     assert getattr( npu, name ) is not None
   with pytest.raises( AttributeError ):
     getattr( npu, "nothing" )      # noqa: B009
+
+#-------------------------------------------------------------------------
+# One run at a time
+#-------------------------------------------------------------------------
+
+ANOTHER = "another run has begun on this image; this one cannot go on"
+
+@pytest.mark.parametrize( "at", LEVELS )
+@pytest.mark.parametrize( "begin", (
+  pytest.param( lambda s: s.generate_tokens( "In", 2 ), id="a run" ),
+  pytest.param( lambda s: s.logits( "In" ), id="logits" ),
+  pytest.param( lambda s: s.plan( "In", 2 ), id="a plan" ) ) )
+def test_a_run_ends_when_another_begins( model, image, at, begin ):
+  with npu.Session( model, image=image, level=at ) as session:
+    whole = list( session.generate_tokens( PROMPT, 4, stop_at_eos=False ) )
+    for taken in ( 0, 2 ):
+      run = session.generate_tokens( PROMPT, 4, stop_at_eos=False )
+      assert [ next( run ) for _ in range( taken ) ] == whole[:taken]
+      begin( session )
+      with pytest.raises( npu.NpuError ) as e:
+        next( run )
+      assert str( e.value ) == ANOTHER
+    assert list( session.generate_tokens( PROMPT, 4, stop_at_eos=False ) ) == whole
+
+def test_sessions_on_one_image_do_not_mix( image ):
+  one = npu.load( image )
+  with npu.Session( one ) as a, npu.Session( one ) as b:
+    run   = a.generate_tokens( [ 5, 6 ], 4, stop_at_eos=False )
+    first = next( run )
+    again = list( b.generate_tokens( [ 5, 6 ], 4, stop_at_eos=False ) )
+    assert again[0] == first
+    with pytest.raises( npu.NpuError ) as e:
+      next( run )
+    assert str( e.value ) == ANOTHER
+
+class Interrupt( Exception ):
+  pass
+
+@pytest.mark.level( "cl" )
+@pytest.mark.parametrize( "what", ( KeyboardInterrupt, Interrupt ) )
+def test_what_breaks_off_a_run_leaves_nothing_for_the_next( model, image, what ):
+  def breaks( cycle: int, pc: int ) -> None:
+    if cycle >= 3000:
+      raise what
+  with npu.Session( model, image=image, level="cl" ) as session:
+    whole = list( session.generate_tokens( PROMPT, 2, stop_at_eos=False ) )
+    clean = session.report()
+    with pytest.raises( what ):
+      list( session.generate_tokens( "quite another prompt", 30, stop_at_eos=False, on_progress=breaks ) )
+    assert session.report().cycles == 3072      # looked at every 256 cycles
+    assert list( session.generate_tokens( PROMPT, 2, stop_at_eos=False ) ) == whole
+    assert untimed( session.report().to_json() ) == untimed( clean.to_json() )
+
+@pytest.mark.level( "cl" )
+def test_a_run_past_its_cycles_leaves_nothing_for_the_next( model, image ):
+  with npu.Session( model, image=image, level="cl", options=npu.SimOptions( max_cycles=12_000 ) ) as session:
+    whole = list( session.generate_tokens( [ 5 ], 1, stop_at_eos=False ) )
+    with pytest.raises( npu.SimulationError ):
+      list( session.generate_tokens( PROMPT, 30, stop_at_eos=False ) )
+    assert session.report().cycles == 12_000
+    assert list( session.generate_tokens( [ 5 ], 1, stop_at_eos=False ) ) == whole
+
+@pytest.mark.parametrize( "most, levels", (
+  pytest.param( "fl", None, id="fl" ),
+  pytest.param( "cl", None, id="cl", marks=pytest.mark.level( "cl" ) ),
+  pytest.param( "cl", { "memory_hub": "verilog" }, id="verilog", marks=pytest.mark.level( "verilog" ) ) ) )
+def test_a_closed_session_says_so( model, image, most, levels ):
+  session = npu.Session( model, image=image, level=most, levels=levels )
+  run = session.generate_tokens( PROMPT, 4, stop_at_eos=False )
+  next( run )
+  session.close()
+  session.close()
+  for use in ( lambda: next( run ), lambda: session.generate( PROMPT ), lambda: session.logits( PROMPT ),
+               lambda: session.plan( PROMPT ) ):
+    with pytest.raises( npu.NpuError ) as e:
+      use()
+    assert str( e.value ) == "the session is closed"
+
+@pytest.mark.level( "cl" )
+def test_a_run_cannot_begin_inside_another( model, image ):
+  said = []
+  def nested( cycle: int, pc: int ) -> None:
+    with pytest.raises( npu.NpuError ) as e:
+      session.generate( PROMPT )
+    said.append( str( e.value ) )
+  with npu.Session( model, image=image, level="cl" ) as session:
+    assert len( list( session.generate_tokens( PROMPT, 1, stop_at_eos=False, on_progress=nested ) ) ) == 1
+  assert set( said ) == { "a run is at work on this image; no other can begin" }
+
+def test_logits_do_not_count_for_the_report( model, image ):
+  with npu.Session( model, image=image ) as session:
+    assert session.report().status == "idle"
+    list( session.generate_tokens( PROMPT, 2, stop_at_eos=False ) )
+    before = session.report()
+    session.logits( PROMPT )
+    assert session.report() == before
+  assert "2 out" in str( before ) and "small" in repr( session )
+
+@pytest.mark.level( "cl" )
+def test_a_place_for_waves_is_looked_at_first( model, image, tmp_path ):
+  with pytest.raises( npu.NpuError ) as e:
+    npu.Session( model, image=image, level="cl", options=npu.SimOptions( vcd=tmp_path / "no" / "w.vcd" ) )
+  assert str( e.value ) == f"cannot write {tmp_path / 'no' / 'w.vcd'}: no such folder"
