@@ -1,6 +1,6 @@
 """Functions compiled by numba, each when it is first called, kept on disk, and run on all cores.
 
-Each is compiled for one signature, so a run compiles what it uses and nothing twice: some seconds per function the
+Each is compiled for one signature, so a run compiles what it uses and nothing twice: a second or two per function the
 first time, some hundredths from the cache. Floating point is strict: numba reorders and fuses nothing unless `fastmath`
 asks for it, which nothing here does.
 """
@@ -77,7 +77,8 @@ SHARE = 1 << 19    # some 30 microseconds of multiply-accumulates
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor | None:
-  helpers = len( os.sched_getaffinity( 0 ) ) - 1
+  cores   = len( os.sched_getaffinity( 0 ) ) if hasattr( os, "sched_getaffinity" ) else os.cpu_count() or 1
+  helpers = cores - 1
   return ThreadPoolExecutor( helpers, "npu-kernel" ) if helpers else None
 
 os.register_at_fork( after_in_child=_pool.cache_clear )      # a child process has none of its parent's threads

@@ -1,12 +1,13 @@
 """Whole runs with compiled kernels and with numpy's: the same memory, bit for bit; and neither keeps what is stale."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl.kernels import LARGE_BYTES, NUMPY, choose
+from fl.kernels import LARGE_BYTES, NUMPY, choose, compiler
 from fl.npu import NpuFL
 from npu.arch.config import LINE_BYTES, NpuConfig
 from npu.arch.isa import GemmMode, Status, encode, mk
@@ -37,6 +38,22 @@ def test_whole_runs_are_equal( images: Images, precision: str, n: int ) -> None:
 def test_the_size_of_the_memory_chooses() -> None:
   assert choose( None, LARGE_BYTES - 1 ) is NUMPY
   assert choose( None, LARGE_BYTES ).gemm is choose( "compiled" ).gemm is not NUMPY.gemm
+
+def test_where_compiled_functions_are_kept( tmp_path: Path, monkeypatch: pytest.MonkeyPatch ) -> None:
+  """NPU_CACHE_DIR comes first, then XDG_CACHE_HOME if it is absolute; what cannot be a folder is no cache."""
+  find = compiler.cache_folder.__wrapped__
+  monkeypatch.delenv( "NPU_CACHE_DIR", raising=False )
+  monkeypatch.setenv( "XDG_CACHE_HOME", str( tmp_path / "xdg" ) )
+  assert find().parent == tmp_path / "xdg" / "npu" and find().is_dir()
+  monkeypatch.setenv( "NPU_CACHE_DIR", str( tmp_path / "named" ) )
+  assert find().parent == tmp_path / "named"
+  ( tmp_path / "file" ).touch()
+  monkeypatch.setenv( "NPU_CACHE_DIR", str( tmp_path / "file" ) )
+  assert find() is None
+  monkeypatch.delenv( "NPU_CACHE_DIR" )
+  monkeypatch.setenv( "XDG_CACHE_HOME", "relative" )
+  monkeypatch.setenv( "HOME", str( tmp_path / "home" ) )
+  assert find().parent == tmp_path / "home" / ".cache" / "npu"
 
 #-------------------------------------------------------------------------
 # Weights that change
