@@ -73,7 +73,7 @@ class Sampling:
 
   @classmethod
   def of_model( cls, model: str | Path | Model, **changes: Any ) -> "Sampling":
-    """What a model's makers advise in its generation_config.json, with changes.
+    """What a model's makers advise (Hugging Face: generation_config.json), with changes.
 
     What they leave open is as Hugging Face has it: temperature 1, top_k 50, no other limit. Without sampling
     (do_sample is false, or neither it nor a temperature is given) the temperature is 0.
@@ -87,16 +87,15 @@ class Sampling:
     said    = opened.generation()
     advised = { name: said[name] for name in USUAL if said.get( name ) is not None }
     if not advised and "do_sample" not in said:
-      raise NpuError( f"{opened.name} says nothing of sampling in its generation_config.json; "
-                      "choose a temperature instead" )
+      raise NpuError( f"{opened.name} advises nothing on sampling; choose a temperature instead" )
     for name, value in advised.items():
       kinds = ( int, ) if name == "top_k" else ( int, float )
       if isinstance( value, bool ) or not isinstance( value, kinds ):
-        raise NpuError( f"{opened.name}: generation_config.json: {name} is {value!r}; a number is expected" )
+        raise NpuError( f"the sampling that {opened.name} advises: {name} is {value!r}; a number is expected" )
     try:
       cls( **advised )
     except OptionError as e:
-      raise NpuError( f"{opened.name}: generation_config.json: {e}" ) from None
+      raise NpuError( f"the sampling that {opened.name} advises: {e}" ) from None
     if not said.get( "do_sample", "temperature" in advised ):
       advised["temperature"] = 0.0
     return cls( **{ **USUAL, **advised, **changes } )

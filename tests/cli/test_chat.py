@@ -312,7 +312,7 @@ def test_the_model_says_how_to_sample( tmp_path, monkeypatch ):
                 id="penalty" ),
   pytest.param( [ "--stop", "" ], "--stop is empty; give a text that ends the generation", id="stop" ),
   pytest.param( [ "--sampling", "best" ], "unknown sampling 'best'; choose model, or leave it out", id="sampling" ),
-  pytest.param( [ "--sampling", "model" ], "nano says nothing of sampling in its generation_config.json; "
-                "choose a temperature instead", id="no advice" ) ) )
+  pytest.param( [ "--sampling", "model" ], "nano advises nothing on sampling; choose a temperature instead",
+                id="no advice" ) ) )
 def test_wrong_sampling_is_told( args, message ):
   assert cli_error( "run", "nano", *args ) == message

@@ -129,12 +129,11 @@ def tmp_path_model( folder: Path ) -> Path:
   return folder
 
 @pytest.mark.parametrize( "generation, message", (
-  pytest.param( { "eos_token_id": 3 }, "{} says nothing of sampling in its generation_config.json; "
-                "choose a temperature instead", id="nothing" ),
+  pytest.param( { "eos_token_id": 3 }, "{} advises nothing on sampling; choose a temperature instead", id="nothing" ),
   pytest.param( { "do_sample": True, "top_k": "20" },
-                "{}: generation_config.json: top_k is '20'; a number is expected", id="text" ),
+                "the sampling that {} advises: top_k is '20'; a number is expected", id="text" ),
   pytest.param( { "do_sample": True, "top_p": 7.5 },
-                "{}: generation_config.json: top_p is 7.5; choose more than 0, up to 1", id="out of range" ) ) )
+                "the sampling that {} advises: top_p is 7.5; choose more than 0, up to 1", id="out of range" ) ) )
 def test_wrong_advice_is_told( tmp_path, generation, message ):
   ( tmp_path / "generation_config.json" ).write_text( json.dumps( generation ) )
   with pytest.raises( npu.NpuError ) as e:
