@@ -1,4 +1,4 @@
-"""Result files, checked before the work begins and written whole or not at all; and where files stay between runs."""
+"""Result files, checked before the work begins and written whole or not at all; where files are kept between runs."""
 
 import json
 import os
@@ -48,7 +48,8 @@ def write_json( target: str, data: dict[str, Any] ) -> None:
       part.unlink()
 
 def cache_dir() -> Path:
-  """Where models, images and compiled functions are kept: NPU_CACHE_DIR, else npu in $XDG_CACHE_HOME or ~/.cache.
+  """Where models, images and compiled functions are kept: NPU_CACHE_DIR if it is set, else npu in $XDG_CACHE_HOME or
+  ~/.cache.
 
   Raises
   ------

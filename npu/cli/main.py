@@ -11,8 +11,9 @@ from npu.cli import chat, hardware, look, measure, models, run
 from npu.cli.output import messages
 from npu.errors import NpuError, OptionError
 
-app = typer.Typer( help="The open NPU: compile and run Qwen2 checkpoints, at the levels fl, cl, rtl and verilog.",
-                   no_args_is_help=True, pretty_exceptions_enable=False )
+app = typer.Typer( help="The open NPU: compile and run Qwen2 models, at the levels fl, cl, rtl and verilog.",
+                   context_settings={ "help_option_names": [ "-h", "--help" ] }, no_args_is_help=True,
+                   pretty_exceptions_enable=False )
 
 # By task, in the order of the help.
 COMMANDS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
@@ -37,7 +38,7 @@ def show_version( wanted: bool ) -> None:
 @app.callback()
 def options( version: Annotated[bool, typer.Option( "--version", callback=show_version, is_eager=True,
                                                     help="Show the version and exit." )] = False ) -> None:
-  """The open NPU: compile and run Qwen2 checkpoints, at the levels fl, cl, rtl and verilog."""
+  """The open NPU: compile and run Qwen2 models, at the levels fl, cl, rtl and verilog."""
 
 def main() -> None:
   """Entry point: a user's error is one line on standard error and exit code 2.

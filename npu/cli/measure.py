@@ -17,6 +17,7 @@ from npu.cli.options import (
   JsonOpt,
   ModelArg,
   NoCacheOpt,
+  PassRowsOpt,
   PrecisionOpt,
 )
 from npu.cli.output import progress_bar, rows_table
@@ -29,14 +30,14 @@ def compare( model: ModelArg = DEFAULT_MODEL, precision: PrecisionOpt = DEFAULT_
              text: Annotated[Path | None, typer.Option(
                metavar="FILE", help="Text (default: the held-out text)." )] = None,
              tokens: Annotated[int, typer.Option( help="Tokens to compare on, from the start of the text." )] = 4096,
-             context: ContextOpt = None, image: ImageOpt = None, no_cache: NoCacheOpt = False,
-             json_file: JsonOpt = None ) -> None:
+             context: ContextOpt = None, pass_rows: PassRowsOpt = None, image: ImageOpt = None,
+             no_cache: NoCacheOpt = False, json_file: JsonOpt = None ) -> None:
   """Compare with Hugging Face's float32 model, teacher-forced on the same tokens."""
   check_json( json_file )
   if tokens < 2:
     raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
   words  = None if text is None else read_text( text )
-  loaded = open_with_bar( model, image, precision, config, context, no_cache=no_cache )
+  loaded = open_with_bar( model, image, precision, config, context, pass_rows, no_cache )
   with progress_bar( "comparing" ) as progress:
     report = npu.compare( model, text=words, tokens=tokens, image=loaded, progress=progress )
   if json_file:

@@ -24,13 +24,19 @@ def among( names: Iterable[str] ) -> Callable[[str], list[str]]:
   """Completes what has been typed to one of the names."""
   return lambda incomplete: [ name for name in names if name.startswith( incomplete ) ]
 
+def among_block_levels( incomplete: str ) -> list[str]:
+  """Completes the last of several BLOCK=LEVEL with commas in between."""
+  before, comma, last = incomplete.rpartition( "," )
+  every = ( f"{block}={level}" for block, levels in BLOCKS.items() for level in ( *levels, "verilog" ) )
+  return [ f"{before}{comma}{one}" for one in every if one.startswith( last ) ]
+
 def or_( names: Iterable[str] ) -> str:
   """a, b or c."""
   *some, last = names
   return f"{', '.join( some )} or {last}"
 
 ModelArg     = Annotated[str, typer.Argument(
-  metavar="MODEL", help=f"Checkpoint folder, {or_( MODELS )}, or a published model (npu models).",
+  metavar="MODEL", help=f"Checkpoint folder, GGUF file, {', '.join( MODELS )}, or a published model (npu models).",
   autocompletion=among( ( *MODELS, *PUBLISHED ) ) )]
 ImageArg     = Annotated[Path, typer.Argument( metavar="IMAGE", help="Image file." )]
 ConfigOpt    = Annotated[str, typer.Option(
@@ -69,7 +75,8 @@ EosOpt       = Annotated[bool, typer.Option( "--ignore-eos", help="Go on after t
 LevelOpt     = Annotated[str | None, typer.Option(
   help="Level of all blocks: fl (default, without cycles), cl, rtl or verilog.", autocompletion=among( LEVELS ) )]
 LevelsOpt    = Annotated[str | None, typer.Option(
-  metavar="BLOCK=LEVEL,...", help="Levels of blocks; the others have --level's, or cl." )]
+  metavar="BLOCK=LEVEL,...", help="Levels of blocks; the others have --level's, or cl.",
+  autocompletion=among_block_levels )]
 ProgressOpt  = Annotated[bool | None, typer.Option(
   "--progress/--no-progress", help="Whether to show how far it is, at levels with cycles (default: on a terminal)." )]
 LatencyOpt   = Annotated[int | None, typer.Option( help="Cycles from a memory request to its first beat." )]

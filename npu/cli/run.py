@@ -277,10 +277,10 @@ class TextOutput:
 #-------------------------------------------------------------------------
 
 def compile_( model: ModelArg,
-              output: Annotated[Path, typer.Option( "-o", "--output", help="Image file to write." )],
+              output: Annotated[Path, typer.Option( "-o", "--output", metavar="FILE", help="Image file to write." )],
               precision: PrecisionOpt = DEFAULT_PRECISION, config: ConfigOpt = DEFAULT_CONFIG,
               context: ContextOpt = None, pass_rows: PassRowsOpt = None ) -> None:
-  """Compile a checkpoint to an image file."""
+  """Compile a model to an image file."""
   path = output_path( output )
   with progress_bar( f"compiling {model}" ) as progress:
     image = npu.compile( model, path, precision=precision, config=config, context=context, pass_rows=pass_rows,
@@ -290,9 +290,11 @@ def compile_( model: ModelArg,
   messages.print( f"{escape( str( path ) )}: {stored:,} bytes stored, {image.dram.size:,} bytes of "
                   f"DRAM, {m['instructions']} instructions, up to {m['pass_rows']} rows a pass", soft_wrap=True )
 
-def random_model( directory: Annotated[Path, typer.Argument( help="Folder to make." )],
+def random_model( directory: Annotated[Path, typer.Argument( metavar="DIR", help="Folder to make." )],
                   like: Annotated[str, typer.Option( help=f"{or_( SHAPES )}.", autocompletion=among( SHAPES ) )],
                   seed: Annotated[int, typer.Option( help="Seed of the weights." )] = 0 ) -> None:
   """Write a random checkpoint of real dimensions, with a working tokenizer."""
   with progress_bar( f"writing {directory}" ) as progress:
     npu.random_model( directory, like, seed, progress )
+  size = sum( file.stat().st_size for file in directory.glob( "*.safetensors" ) )
+  messages.print( f"{escape( str( directory ) )}: {size:,} bytes of weights, {like}, seed {seed}", soft_wrap=True )

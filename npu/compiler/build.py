@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to an image file, one tensor at a time."""
+"""From a model, whatever its form on disk, to an image file, one tensor at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -176,7 +176,7 @@ def manifest( program: Program, name: str, digest: str ) -> dict[str, Any]:
 def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, precision: str, context: int | None = None,
                    pass_rows: int | None = None, progress: Progress | None = None,
                    digest: str | None = None ) -> Program:
-  """Compile a checkpoint to an image file.
+  """Compile a model to an image file.
 
   Parameters
   ----------
@@ -192,7 +192,7 @@ def compile_model( model: str | Path | Model, output: Path, cfg: NpuConfig, prec
   Raises
   ------
   NpuError
-    The checkpoint is not one that the NPU can run, does not fit the configuration, or the file cannot be
+    The model is not one that the NPU can run, does not fit the configuration, or the file cannot be
     written. Nothing is left half-written.
   """
   opened = open_model( model )

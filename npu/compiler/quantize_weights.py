@@ -11,6 +11,9 @@ from npu.compiler.precision import Precision
 # Fractions of a group's full range that the search for the best INT4 clip tries.
 CLIP_STEPS = tuple( float( c ) for c in np.linspace( 1.0, 0.6, 11 ) )
 
+# Modes whose weights are integers with a scale per output channel.
+PER_CHANNEL = ( GemmMode.I16_I8, GemmMode.I16_I16, GemmMode.I8_I8 )
+
 def per_channel( w: F32, weight_bits: int ) -> Weights:
   """Symmetric integers, one scale per output channel (largest magnitude / largest integer).
 
@@ -52,11 +55,19 @@ def grouped_int4( w: F32, group: int ) -> Weights:
   return Weights( values.reshape( k, cols ), scales, zeros )
 
 def quantize_weights( w: F32, precision: Precision, bias: F32 | None = None ) -> Weights:
-  """The matrix w [K, N] in the precision's weight format, with its bias [N]."""
+  """The matrix w [K, N] in the precision's weight format, with its bias [N].
+
+  Raises
+  ------
+  ValueError
+    Nothing here makes weights for the precision's mode.
+  """
   if precision.mode == GemmMode.BF16:
     found = Weights( round_to( BF16, w ) )
-  elif precision.group:
+  elif precision.mode == GemmMode.I16_G4:
     found = grouped_int4( w, precision.group )
-  else:
+  elif precision.mode in PER_CHANNEL:
     found = per_channel( w, WEIGHT_BITS[precision.mode] )
+  else:
+    raise ValueError( f"no weights of mode {precision.mode.name} are made yet" )
   return Weights( found.values, found.scales, found.zeros, bias )

@@ -191,7 +191,7 @@ def compare_logits( device: Device, reference: Reference, tokens: list[int], win
 
 def compare( model: str | Path | Model, *, text: str | None = None, tokens: int = 4096,
              image: Image | str | Path | None = None, precision: str = DEFAULT_PRECISION,
-             config: str | NpuConfig | None = None, context: int | None = None,
+             config: str | NpuConfig | None = None, context: int | None = None, pass_rows: int | None = None,
              progress: Callable[[int, int], None] | None = None ) -> ComparisonReport:
   """Compare a model on the functional NPU with Hugging Face in float32, teacher-forced on the same tokens.
 
@@ -203,7 +203,7 @@ def compare( model: str | Path | Model, *, text: str | None = None, tokens: int 
     What to compare on; None: the held-out text of the embedded models.
   tokens
     Of the text, from its start; cut into windows of the image's context.
-  image, precision, config, context
+  image, precision, config, context, pass_rows
     As for `npu.Session`.
   progress
     Called with (tokens done, tokens in all).
@@ -217,6 +217,7 @@ def compare( model: str | Path | Model, *, text: str | None = None, tokens: int 
     raise OptionError( "tokens", f"is {tokens}; choose 2 or more" )
   opened = open_model( model )
   known  = TextCodec( opened ).encode( held_out_text() if text is None else text )[:tokens]
-  device = Device( open_image( opened, image, precision=precision, config=config, context=context ) )
+  device = Device( open_image( opened, image, precision=precision, config=config, context=context,
+                                pass_rows=pass_rows ) )
   found  = compare_logits( device, Reference( opened ), known, device.context, progress )
   return found.report( device )

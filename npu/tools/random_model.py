@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from npu.errors import NpuError
+from npu.errors import NpuError, OptionError
 from npu.tools.tokenizer import QWEN2_SPLIT, SPECIAL_TOKENS, save_qwen2_tokenizer
 
 #-------------------------------------------------------------------------
@@ -415,6 +415,8 @@ def random_model( directory: str | Path, like: str, seed: int = 0,
 
   As `write_random_model`, with NpuError for whatever is wrong.
   """
+  if seed < 0:
+    raise OptionError( "seed", f"is {seed}; choose 0 or more" )
   try:
     write_random_model( Path( directory ), like, seed, progress )
   except ( ValueError, FileExistsError ) as e:

@@ -21,7 +21,7 @@ from npu.arch.weight_stream import (
   pack,
   unpack,
 )
-from npu.compiler.precision import PRECISIONS, get_precision
+from npu.compiler.precision import PRECISIONS, Precision, get_precision
 from npu.compiler.quantize_weights import CLIP_STEPS, grouped_int4, per_channel, quantize_weights
 
 SIZES  = ( 4, 8, 16 )
@@ -445,3 +445,9 @@ def test_precision( name, mode, act_bits, group ):
   found = get_precision( name )
   assert ( found.name, found.mode, found.act_bits, found.group ) == ( name, mode, act_bits, group )
   assert len( PRECISIONS ) == 5
+
+@pytest.mark.parametrize( "mode", ( GemmMode.I16_G8, GemmMode.FP16 ), ids=lambda mode: mode.name )
+def test_weights_of_a_mode_that_nothing_makes_are_refused( mode ):
+  # Not taken for those of another mode with groups, or of one with integers.
+  with pytest.raises( ValueError, match=f"no weights of mode {mode.name}" ):
+    quantize_weights( np.ones( ( 32, 4 ), dtype=np.float32 ), Precision( "new", mode, 16, 32 ) )

@@ -50,6 +50,12 @@ def test_compare_computes_perplexity_over_the_following_tokens( model, out, stub
   assert report["ppl_ref"] == pytest.approx( math.exp( sum( nll ) / len( nll ) ), rel=1e-6 )
   assert report["tokens"] == len( tokens )
 
+def test_compare_in_passes_of_a_few_rows( model, stub_reference ):
+  few, many = ( json.loads( run_cli( "compare", model, "--tokens", 10, *rows, "--json", "-" ).out )
+                for rows in ( [ "--pass-rows", 3 ], [] ) )
+  assert few == pytest.approx( many )     # the logits are equal; sums over positions are cut elsewhere
+  assert "pass rows are 99" in cli_error( "compare", model, "--pass-rows", 99 )
+
 @pytest.mark.parametrize( "tokens", ( 1, 0, -3 ) )
 def test_compare_needs_two_tokens( model, tokens ):
   assert cli_error( "compare", model, "--tokens", tokens ) == f"--tokens is {tokens}; choose 2 or more"
@@ -89,13 +95,20 @@ def test_compare_without_torch_says_what_to_install( model, image, monkeypatch )
 #-------------------------------------------------------------------------
 
 def test_random_model_can_be_run( out ):
-  assert run_cli( "random-model", out / "new" / "model", "--like", "nano", "--seed", 4 ).code == 0
+  done = run_cli( "random-model", out / "new" / "model", "--like", "nano", "--seed", 4 )
+  size = ( out / "new" / "model" / "model.safetensors" ).stat().st_size
+  assert ( done.code, done.out ) == ( 0, "" )
+  assert done.err == f"{out / 'new' / 'model'}: {size:,} bytes of weights, nano, seed 4\n"
   report = run_json( out / "new" / "model", "--max-new-tokens", 3 )
   assert ( report["model"], len( report["tokens"] ) ) == ( "model", 3 )
 
 def test_random_model_of_an_unknown_shape( out ):
   assert ( cli_error( "random-model", out / "m", "--like", "qwen2-7b" )
            == f"unknown model shape 'qwen2-7b'; known are {', '.join( SHAPES )}" )
+  assert files( out ) == set()
+
+def test_random_model_of_a_negative_seed( out ):
+  assert cli_error( "random-model", out / "m", "--like", "nano", "--seed", -1 ) == "--seed is -1; choose 0 or more"
   assert files( out ) == set()
 
 @pytest.mark.parametrize( "name, message", (

@@ -30,6 +30,20 @@ def test_help_is_grouped_by_task( monkeypatch ):
   for name, _ in ALL:
     assert f"│ {name} " in text
 
+@pytest.mark.parametrize( "command", ( (), *( ( name, ) for name, _ in ALL ) ), ids=lambda c: " ".join( c ) or "npu" )
+def test_help_has_a_short_name( command ):
+  short = run_cli( *command, "-h" )
+  assert short.code == 0 and short == run_cli( *command, "--help" )
+
+@pytest.mark.parametrize( "command, usage", (
+  pytest.param( "compile", "-o FILE", id="compile" ),
+  pytest.param( "random-model", "DIR", id="random-model" ),
+  pytest.param( "translate", "-o DIR", id="translate" ) ) )
+def test_help_says_file_or_folder( command, usage, monkeypatch ):
+  monkeypatch.setenv( "COLUMNS", "120" )
+  text = " ".join( run_cli( command, "--help" ).out.replace( "--output", "" ).split() )
+  assert usage in text, text
+
 def test_names_for_completion_are_those_that_there_are():
   assert EMBEDDED == options.MODELS
   assert tuple( npu.PRECISIONS ) == options.PRECISIONS
@@ -57,6 +71,9 @@ def test_an_option_has_one_name_everywhere():
   pytest.param( "npu run --config edge", { "edge4", "edge8", "edge16" }, id="configuration" ),
   pytest.param( "npu compile tiny --precision w8", { "w8a16", "w8a8" }, id="precision" ),
   pytest.param( "npu diff --b ver", { "verilog" }, id="level" ),
+  pytest.param( "npu run --levels att", { f"attention_engine={level}" for level in npu.LEVELS },
+                id="level of a block" ),
+  pytest.param( "npu run --levels mac_array=rtl,memory_hub=c", { "mac_array=rtl,memory_hub=cl" }, id="another one" ),
   pytest.param( "npu synth --block m", { "mac_array", "memory_hub" }, id="block" ),
   pytest.param( "npu run --dram-l", { "--dram-latency" }, id="option" ) ) )
 def test_a_shell_completes( words, expected, tmp_path ):
