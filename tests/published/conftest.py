@@ -36,9 +36,9 @@ def session() -> Iterator[Callable[[str], npu.Session]]:
   while last:
     last.pop()[1].close()
 
-@pytest.fixture( scope="session" )
+@pytest.fixture
 def figures() -> Iterator[dict[str, Any]]:
-  """What was measured, by table; kept for docs/published.md."""
+  """What a test measured, by table; kept for docs/published.md, beside what others have measured."""
   found: dict[str, Any] = {}
   yield found
   FIGURES.parent.mkdir( exist_ok=True )
