@@ -8,6 +8,7 @@ tests, and then does not read this file.
 
 import argparse
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 # Before any test imports transformers, so that it holds without the Makefile too.
 os.environ.setdefault( "HF_HUB_OFFLINE", "1" )
 os.environ.setdefault( "TRANSFORMERS_OFFLINE", "1" )
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and with them all that they start. Some tests
+# press it.
+if signal.getsignal( signal.SIGINT ) is signal.SIG_IGN:
+  signal.signal( signal.SIGINT, signal.default_int_handler )
 
 ROOT   = Path( __file__ ).resolve().parent
 LEVELS = ( "fl", "cl", "rtl", "verilog" )

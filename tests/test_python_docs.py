@@ -17,7 +17,7 @@ def examples() -> list[object]:
       found.append( pytest.param( match[2], id=f"{heading} {len( found )}" ) )
   return found
 
-@pytest.mark.filterwarnings( "default" )     # torch's and transformers' own are not our errors
+@pytest.mark.filterwarnings( "default", "ignore:visit_" )     # others' own are not our errors
 @pytest.mark.parametrize( "source", examples() )
 def test_an_example_runs( source, tmp_path, monkeypatch ):
   monkeypatch.chdir( tmp_path )

