@@ -3,7 +3,7 @@
 VENV    := .venv
 PY      := $(VENV)/bin/python
 PIP     := $(PY) -m pip install -q --disable-pip-version-check --no-input
-PYTHON  ?= python3.11 python3.12 python3.13 python3
+PYTHON  ?= python3.11 python3.12 python3
 PROMPT  ?= In the beginning
 WORKERS ?= 2
 ARGS    ?=
@@ -74,10 +74,10 @@ $(VENV)/.setup: setup.cfg pyproject.toml
 	@$(PY) -m pip --version > /dev/null 2>&1 || { \
 	  for python in $(PYTHON) ""; do \
 	    [ -z "$$python" ] || ! "$$python" -c \
-	      'import sys; sys.exit( not ( 3, 11 ) <= sys.version_info[:2] <= ( 3, 13 ) )' > /dev/null 2>&1 || break; \
+	      'import sys; sys.exit( not ( 3, 11 ) <= sys.version_info[:2] <= ( 3, 12 ) )' > /dev/null 2>&1 || break; \
 	  done; \
 	  [ -n "$$python" ] || { \
-	    echo "make: Python 3.11, 3.12 or 3.13 is needed (PyMTL3 and the pinned packages were tested on these);" \
+	    echo "make: Python 3.11 or 3.12 is needed (PyMTL3's translation to Verilog does not work on 3.13);" \
 	         "tried: $(PYTHON) (name one with PYTHON=...)" >&2; exit 1; }; \
 	  "$$python" -c 'import ensurepip, venv' 2> /dev/null || { \
 	    echo "make: $$python has no ensurepip, so it cannot make $(VENV)" \
