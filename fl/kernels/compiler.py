@@ -18,23 +18,22 @@ import numba
 import fl
 import npu.arch
 from npu.arch.config import ceil_div
+from npu.errors import NpuError
+from npu.files import cache_dir
 
 @functools.cache
 def cache_folder() -> Path | None:
-  """Where compiled functions are kept: in NPU_CACHE_DIR if it is set, else in npu of $XDG_CACHE_HOME or ~/.cache.
+  """Where compiled functions are kept: a folder of `npu.files.cache_dir`.
 
   The name has a hash of all files that functions and constants come from, as numba sees changes in one of them only.
   None if no such folder can be written: then every process compiles for itself.
   """
   sources = sorted( p for module in ( fl, npu.arch ) for p in Path( module.__path__[0] ).rglob( "*.py" ) )
   key     = hashlib.sha256( b"".join( p.read_bytes() for p in sources ) ).hexdigest()[:16]
-  named, xdg = os.environ.get( "NPU_CACHE_DIR" ), Path( os.environ.get( "XDG_CACHE_HOME", "" ) )
   try:
-    # The specification of the base folders wants a relative XDG_CACHE_HOME to be ignored.
-    base   = Path( named ).resolve() if named else ( xdg if xdg.is_absolute() else Path.home() / ".cache" ) / "npu"
-    folder = base / f"kernels-{key}"
+    folder = cache_dir() / f"kernels-{key}"
     folder.mkdir( parents=True, exist_ok=True )
-  except ( OSError, RuntimeError ):      # no permission; no home folder
+  except ( OSError, NpuError ):      # no permission; no home folder
     return None
   return folder if os.access( folder, os.W_OK ) else None
 

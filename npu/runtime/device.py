@@ -266,6 +266,10 @@ class Device:
         other.close()
     self._image.runs[:] = [ run ]
 
+  def end_run( self ) -> None:
+    """End what is left of the run before, with its counts and what it left in the mailbox; as `_take_turn`."""
+    self._take_turn( None )
+
   def check_turn( self, run: object ) -> None:
     """NpuError unless this run still has the NPU."""
     if self._closed:

@@ -172,6 +172,7 @@ class Session:
                        reuse_cache: bool = False, on_progress: OnProgress | None = None ) -> Run:
     """The same, as tokens: the token that ends the run is among them."""
     tokens = self.encode( prompt )
+    self.device.end_run()        # its counts are not this one's
     self.device.clear_counts()
     self._stops = StopTexts()
     return self.device.stream( tokens, max_new_tokens, sampling, stop_at_eos, on_progress, end_tokens=end_tokens,
@@ -180,13 +181,17 @@ class Session:
   def plan( self, prompt: str | Sequence[int], max_new_tokens: int = 64, sampling: Sampling | None = None,
             reuse_cache: bool = False ) -> Plan:
     """What `generate` with these arguments will execute, if nothing ends it before the limit."""
-    self.device.load_prompt( self.encode( prompt ), reuse_cache )
+    tokens = self.encode( prompt )
+    self.device.end_run()        # it says what the cache holds before the token buffer changes
+    self.device.load_prompt( tokens, reuse_cache )
     return self.device.plan( max_new_tokens, Flag.LOGITS if sampling and sampling.on_host else 0 )
 
   def logits( self, prompt: str | Sequence[int] ) -> NDArray[np.float32]:
     """Logits [tokens, vocabulary] of every position of a prompt: row i is what follows token i."""
+    tokens = self.encode( prompt )
+    self.device.end_run()
     with self.device.uncounted():
-      return np.concatenate( [ rows.copy() for rows in self.device.score( self.encode( prompt ) ) ] )
+      return np.concatenate( [ rows.copy() for rows in self.device.score( tokens ) ] )
 
   def report( self ) -> RunReport:
     """What the last `generate` was, so far; cycles and work of a machine with cycles are there when it has ended."""

@@ -190,6 +190,26 @@ def test_a_run_ends_when_another_begins( model, image, at, begin ):
       assert str( e.value ) == ANOTHER
     assert list( session.generate_tokens( PROMPT, 4, stop_at_eos=False ) ) == whole
 
+@pytest.mark.parametrize( "at", LEVELS )
+def test_what_another_run_left_does_not_count( model, image, at ):
+  with npu.Session( model, image=image, level=at ) as session:
+    whole = list( session.generate_tokens( "In", 2, stop_at_eos=False ) )
+    clean = session.report()
+    left  = session.generate_tokens( PROMPT, 6, stop_at_eos=False )
+    assert [ next( left ), next( left ) ]
+    assert list( session.generate_tokens( "In", 2, stop_at_eos=False ) ) == whole
+    assert untimed( session.report().to_json() ) == untimed( clean.to_json() )
+
+@pytest.mark.parametrize( "at", LEVELS )
+def test_a_plan_in_the_middle_of_a_run_spoils_no_cache( model, image, at ):
+  with npu.Session( model, image=image, level=at ) as session:
+    whole = list( session.generate_tokens( "quite another one", 2, stop_at_eos=False ) )
+    left  = session.generate_tokens( PROMPT, 6, stop_at_eos=False )
+    assert [ next( left ), next( left ), next( left ) ]
+    session.plan( "quite another one", 2 )
+    assert list( session.generate_tokens( "quite another one", 2, stop_at_eos=False, reuse_cache=True ) ) == whole
+    assert session.report().cached_tokens == 0       # the cache held the other run's
+
 def test_sessions_on_one_image_do_not_mix( image ):
   one = npu.load( image )
   with npu.Session( one ) as a, npu.Session( one ) as b:
